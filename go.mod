@@ -1,0 +1,3 @@
+module github.com/constellation-os/constellation
+
+go 1.26.0
