@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+)
+
+// Ports that the image's services know. A port is a virtio-serial channel on
+// which the guest writes lines.
+const (
+	// MeasurementsPort carries one line of JSON: what the machine's TPM measured.
+	MeasurementsPort = "org.constellation-os.measurements"
+)
+
+// Defaults and limits of a [Config].
+const (
+	DefaultCPUs      = 2
+	DefaultMemoryMiB = 2048
+	maxCPUs          = 64
+	minMemoryMiB     = 256
+	maxMemoryMiB     = 1 << 20
+)
+
+// Config describes one virtual machine. Fields that are zero take the default
+// named beside them.
+type Config struct {
+	// Name appears in messages and in the list of processes. Default "machine".
+	Name string
+	// Disk is the raw image that the machine boots. It is opened read-only.
+	Disk string
+	// Firmware is the UEFI firmware.
+	Firmware Firmware
+	// CPUs is the number of virtual processors. Default [DefaultCPUs].
+	CPUs int
+	// MemoryMiB is the guest's memory in MiB. Default [DefaultMemoryMiB].
+	MemoryMiB int
+	// TPM configures the machine's TPM.
+	TPM TPM
+	// StateDir keeps the TPM's state and the firmware's variables from one run
+	// to the next, so that a later Start continues the same machine. Empty means
+	// a temporary folder that is gone when the machine is.
+	StateDir string
+	// Ports are the names of the guest's virtio-serial ports. Default
+	// [MeasurementsPort] alone.
+	Ports []string
+	// Console additionally receives the serial console's bytes as they come.
+	// A writer that fails or blocks holds up the console, not the guest's memory.
+	Console io.Writer
+	// Acceleration chooses how the guest's processor is run. Default
+	// [AccelerationAuto].
+	Acceleration Acceleration
+	// ExtraArgs are appended to QEMU's arguments. For tests.
+	ExtraArgs []string
+}
+
+// Firmware names the two halves of a UEFI firmware.
+type Firmware struct {
+	// Code is the firmware volume, opened read-only.
+	Code string
+	// Vars is the variable store's template; the machine works on a copy.
+	Vars string
+}
+
+// TPM configures a machine's software TPM.
+type TPM struct {
+	// Absent runs the machine without a TPM.
+	Absent bool
+	// Banks are the PCR banks to activate. Default sha256 and sha384.
+	Banks []string
+	// AuthorityDir, if set, is the folder of the local certificate authority that
+	// certifies the TPM's endorsement keys; it is made at the first use. Empty
+	// means a TPM without endorsement certificates.
+	AuthorityDir string
+}
+
+// Acceleration says how the guest's processor is run.
+type Acceleration string
+
+const (
+	// AccelerationAuto takes KVM where a probe machine really ran with it, else TCG.
+	AccelerationAuto Acceleration = ""
+	// AccelerationKVM takes KVM unprobed.
+	AccelerationKVM Acceleration = "kvm"
+	// AccelerationTCG emulates.
+	AccelerationTCG Acceleration = "tcg"
+)
+
+var (
+	namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,62}$`)
+	bankPattern = regexp.MustCompile(`^sha(1|256|384|512)$`)
+)
+
+// withDefaults returns the config with every default filled in, or what is wrong
+// with it.
+func (c Config) withDefaults() (Config, error) {
+	if c.Name == "" {
+		c.Name = "machine"
+	}
+	if c.CPUs == 0 {
+		c.CPUs = DefaultCPUs
+	}
+	if c.MemoryMiB == 0 {
+		c.MemoryMiB = DefaultMemoryMiB
+	}
+	if c.Ports == nil {
+		c.Ports = []string{MeasurementsPort}
+	}
+	if c.TPM.Banks == nil {
+		c.TPM.Banks = []string{"sha256", "sha384"}
+	}
+	return c, c.check()
+}
+
+func (c Config) check() error {
+	if !namePattern.MatchString(c.Name) {
+		return fmt.Errorf("machine name %q: letters, digits, dots and dashes only, at most 63", c.Name)
+	}
+	if c.Firmware.Code == "" || c.Firmware.Vars == "" {
+		return errors.New("a machine needs firmware: code and variable store")
+	}
+	if c.CPUs < 1 || c.CPUs > maxCPUs {
+		return fmt.Errorf("%d processors: give 1 to %d", c.CPUs, maxCPUs)
+	}
+	if c.MemoryMiB < minMemoryMiB || c.MemoryMiB > maxMemoryMiB {
+		return fmt.Errorf("%d MiB of memory: give %d to %d", c.MemoryMiB, minMemoryMiB, maxMemoryMiB)
+	}
+	for _, port := range c.Ports {
+		if !namePattern.MatchString(port) {
+			return fmt.Errorf("port name %q: letters, digits, dots and dashes only, at most 63", port)
+		}
+	}
+	for _, bank := range c.TPM.Banks {
+		if !bankPattern.MatchString(bank) {
+			return fmt.Errorf("unknown PCR bank %q", bank)
+		}
+	}
+	switch c.Acceleration {
+	case AccelerationAuto, AccelerationKVM, AccelerationTCG:
+		return nil
+	default:
+		return fmt.Errorf("unknown acceleration %q", c.Acceleration)
+	}
+}
