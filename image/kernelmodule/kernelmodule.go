@@ -157,3 +157,15 @@ func Builtin(list []byte) map[string]bool {
 	}
 	return names
 }
+
+// ParseList reads a list of module names: one a line, # begins a comment.
+func ParseList(list string) []string {
+	var names []string
+	for line := range strings.Lines(list) {
+		line, _, _ = strings.Cut(line, "#")
+		if name := strings.TrimSpace(line); name != "" {
+			names = append(names, Normalize(name))
+		}
+	}
+	return names
+}
