@@ -36,7 +36,7 @@ func (c Config) accelerate(ctx context.Context, t tools) (Acceleration, error) {
 	kvm.Close()
 	v, _ := probes.LoadOrStore(probeKey{t.qemu, c.Firmware.Code}, &probe{})
 	p := v.(*probe)
-	p.once.Do(func() { p.usable = probeKVM(ctx, c.Firmware) })
+	p.once.Do(func() { p.usable = c.probeKVM(ctx) })
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
@@ -46,22 +46,19 @@ func (c Config) accelerate(ctx context.Context, t tools) (Acceleration, error) {
 	return AccelerationTCG, nil
 }
 
-// probeKVM runs firmware under KVM and reports whether it really ran: a device
+// probeKVM runs the machine under KVM and reports whether it really ran: a device
 // that can be opened may still not be able to run a machine's first instruction.
-func probeKVM(ctx context.Context, firmware Firmware) bool {
+func (c Config) probeKVM(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, probePatience)
 	defer cancel()
 	spoke := make(chan struct{})
-	m, err := Start(ctx, Config{
-		Name:         "kvm-probe",
-		Firmware:     firmware,
-		CPUs:         1,
-		MemoryMiB:    minMemoryMiB,
-		TPM:          TPM{Absent: true},
-		Ports:        []string{},
-		Console:      &firstWord{spoke: spoke},
-		Acceleration: AccelerationKVM,
-	})
+	c.Name += "-kvm-probe"
+	c.TPM = TPM{Absent: true}
+	c.StateDir = ""
+	c.Ports = []string{}
+	c.Console = &firstWord{spoke: spoke}
+	c.Acceleration = AccelerationKVM
+	m, err := Start(ctx, c)
 	if err != nil {
 		return false
 	}

@@ -8,15 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-)
 
-// PCI slots of the machine's devices on the root bus of the q35 board. They are
-// fixed because boot options and ACPI tables, which the firmware measures,
-// mention them.
-const (
-	DiskSlot   = 3
-	SerialSlot = 4
-	RNGSlot    = 5
+	"github.com/constellation-os/constellation/measurements"
 )
 
 // hardware returns the QEMU arguments that make up the guest-visible machine.
@@ -27,28 +20,23 @@ func (c Config) hardware(accel Acceleration, tpm int) []string {
 	args := []string{
 		"-name", c.Name,
 		"-no-user-config", "-nodefaults", "-display", "none",
-		"-machine", "q35,smm=off,vmport=off,sata=off,graphics=off",
+		"-machine", c.Shape.Board + ",smm=off,vmport=off,sata=off,graphics=off",
 		// Without sleep states the firmware keeps no resume script in guest memory.
 		"-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1",
 		"-boot", "menu=off,strict=on",
-		"-smp", strconv.Itoa(c.CPUs),
-		"-m", strconv.Itoa(c.MemoryMiB) + "M",
-		"-device", pciDevice("virtio-rng-pci", RNGSlot, "rng=random"),
+		"-cpu", c.Shape.CPU,
+		"-smp", strconv.Itoa(c.Shape.CPUs),
+		"-m", strconv.Itoa(c.Shape.MemoryMiB) + "M",
 		"-object", "rng-random,id=random,filename=/dev/urandom",
 	}
 	switch accel {
 	case AccelerationKVM:
-		args = append(args, "-accel", "kvm", "-cpu", "host")
+		args = append(args, "-accel", "kvm")
 	default:
-		args = append(args, "-accel", "tcg,thread=multi", "-cpu", "max")
+		args = append(args, "-accel", "tcg,thread=multi")
 	}
-	if c.Disk != "" {
-		args = append(args,
-			"-blockdev", blockdev(map[string]any{
-				"node-name": "image", "driver": "raw", "read-only": true,
-				"file": map[string]any{"driver": "file", "filename": c.Disk},
-			}),
-			"-device", pciDevice("virtio-blk-pci", DiskSlot, "drive=image,bootindex=1"))
+	for _, d := range c.Shape.Devices {
+		args = append(args, c.device(d)...)
 	}
 	if !c.TPM.Absent {
 		args = append(args,
@@ -56,11 +44,35 @@ func (c Config) hardware(accel Acceleration, tpm int) []string {
 			"-tpmdev", "emulator,id=tpm0,chardev=tpm",
 			"-device", "tpm-crb,tpmdev=tpm0")
 	}
-	if len(c.Ports) > 0 {
-		args = append(args, "-device", pciDevice("virtio-serial-pci", SerialSlot, "id=ports"))
-	}
 	return args
 }
+
+// device returns the arguments for one PCI device and what is behind it.
+func (c Config) device(d measurements.Device) []string {
+	at := fmt.Sprintf("%s,bus=pcie.0,addr=0x%x", d.Model, d.Slot)
+	switch d.Model {
+	case measurements.ModelDisk:
+		return []string{
+			"-blockdev", blockdev(map[string]any{
+				"node-name": "image", "driver": "raw", "read-only": true,
+				"file": map[string]any{"driver": "file", "filename": c.Disk},
+			}),
+			"-device", at + ",drive=image,bootindex=0",
+		}
+	case measurements.ModelSerial:
+		return []string{"-device", at + ",id=ports"}
+	case measurements.ModelRNG:
+		return []string{"-device", at + ",rng=random"}
+	case measurements.ModelNet:
+		// A fixed address keeps the firmware's boot options the same in every run.
+		return []string{"-netdev", "hubport,id=net,hubid=0", "-device", at + ",netdev=net,romfile=,mac=" + macAddress}
+	default:
+		return []string{"-device", at}
+	}
+}
+
+// macAddress is the machine's network address (locally administered, RFC 7042).
+const macAddress = "52:54:00:00:00:01"
 
 // pflash returns the arguments for the firmware's two flash devices.
 func pflash(code, vars string) []string {
@@ -75,10 +87,6 @@ func pflash(code, vars string) []string {
 		}),
 		"-machine", "pflash0=firmware-code,pflash1=firmware-vars",
 	}
-}
-
-func pciDevice(driver string, slot int, properties string) string {
-	return fmt.Sprintf("%s,bus=pcie.0,addr=0x%x,%s", driver, slot, properties)
 }
 
 // blockdev is JSON, so that no character of a file name means anything to QEMU.

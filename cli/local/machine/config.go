@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
+
+	"github.com/constellation-os/constellation/measurements"
 )
 
 // Ports that the image's services know. A port is a virtio-serial channel on
@@ -14,15 +17,6 @@ import (
 const (
 	// MeasurementsPort carries one line of JSON: what the machine's TPM measured.
 	MeasurementsPort = "org.constellation-os.measurements"
-)
-
-// Defaults and limits of a [Config].
-const (
-	DefaultCPUs      = 2
-	DefaultMemoryMiB = 2048
-	maxCPUs          = 64
-	minMemoryMiB     = 256
-	maxMemoryMiB     = 1 << 20
 )
 
 // Config describes one virtual machine. Fields that are zero take the default
@@ -34,10 +28,9 @@ type Config struct {
 	Disk string
 	// Firmware is the UEFI firmware.
 	Firmware Firmware
-	// CPUs is the number of virtual processors. Default [DefaultCPUs].
-	CPUs int
-	// MemoryMiB is the guest's memory in MiB. Default [DefaultMemoryMiB].
-	MemoryMiB int
+	// Shape is what the firmware sees of the machine and may measure. Default
+	// [measurements.QEMU], the shape that images are predicted for.
+	Shape measurements.Machine
 	// TPM configures the machine's TPM.
 	TPM TPM
 	// StateDir keeps the TPM's state and the firmware's variables from one run
@@ -100,11 +93,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Name == "" {
 		c.Name = "machine"
 	}
-	if c.CPUs == 0 {
-		c.CPUs = DefaultCPUs
-	}
-	if c.MemoryMiB == 0 {
-		c.MemoryMiB = DefaultMemoryMiB
+	if c.Shape.Board == "" {
+		c.Shape = measurements.QEMU()
 	}
 	if c.Ports == nil {
 		c.Ports = []string{MeasurementsPort}
@@ -122,11 +112,13 @@ func (c Config) check() error {
 	if c.Firmware.Code == "" || c.Firmware.Vars == "" {
 		return errors.New("a machine needs firmware: code and variable store")
 	}
-	if c.CPUs < 1 || c.CPUs > maxCPUs {
-		return fmt.Errorf("%d processors: give 1 to %d", c.CPUs, maxCPUs)
+	if err := c.Shape.Check(); err != nil {
+		return err
 	}
-	if c.MemoryMiB < minMemoryMiB || c.MemoryMiB > maxMemoryMiB {
-		return fmt.Errorf("%d MiB of memory: give %d to %d", c.MemoryMiB, minMemoryMiB, maxMemoryMiB)
+	if len(c.Ports) > 0 && !slices.ContainsFunc(c.Shape.Devices, func(d measurements.Device) bool {
+		return d.Model == measurements.ModelSerial
+	}) {
+		return errors.New("a machine with ports needs a " + measurements.ModelSerial + " device")
 	}
 	for _, port := range c.Ports {
 		if !namePattern.MatchString(port) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -186,72 +185,6 @@ func copyOnce(from, to string) error {
 	return os.Rename(to+".new", to)
 }
 
-// wiring holds the channels between this process, QEMU and swtpm while they are
-// being set up.
-type wiring struct {
-	console, qmp net.Conn
-	ports        map[string]net.Conn
-	tpmControl   *os.File
-	tpmFD        int
-	files        descriptors // what QEMU inherits
-	own          []*os.File  // files to close here once inherited
-	args         []string    // arguments that name the channels
-}
-
-func (m *Machine) wire(c Config) (*wiring, error) {
-	w := &wiring{ports: make(map[string]net.Conn)}
-	open := func(name string) (net.Conn, int, error) {
-		conn, file, err := socketPair(name)
-		if err != nil {
-			return nil, 0, err
-		}
-		w.own = append(w.own, file)
-		m.cleanups = append(m.cleanups, func() error { conn.Close(); return nil })
-		return conn, w.files.add(file), nil
-	}
-	var fd int
-	var err error
-	if w.console, fd, err = open("console"); err != nil {
-		return nil, err
-	}
-	w.args = append(w.args, "-chardev", fmt.Sprintf("socket,id=console,fd=%d", fd), "-serial", "chardev:console")
-	if w.qmp, fd, err = open("monitor"); err != nil {
-		return nil, err
-	}
-	w.args = append(w.args, "-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", fd), "-mon", "chardev=monitor,mode=control")
-	for i, name := range c.Ports {
-		if w.ports[name], fd, err = open(name); err != nil {
-			return nil, err
-		}
-		w.args = append(w.args, "-chardev", fmt.Sprintf("socket,id=port%d,fd=%d", i, fd),
-			"-device", fmt.Sprintf("virtserialport,bus=ports.0,nr=%d,chardev=port%d,name=%s", i+1, i, name))
-	}
-	if !c.TPM.Absent {
-		if err := w.wireTPM(); err != nil {
-			return nil, err
-		}
-	}
-	return w, nil
-}
-
-func (w *wiring) wireTPM() error {
-	qemuEnd, tpmEnd, err := filePair("tpm")
-	if err != nil {
-		return err
-	}
-	w.own = append(w.own, qemuEnd, tpmEnd)
-	w.tpmControl = tpmEnd
-	w.tpmFD = w.files.add(qemuEnd)
-	return nil
-}
-
-func (w *wiring) closeInherited() {
-	for _, f := range w.own {
-		f.Close()
-	}
-	w.own = nil
-}
-
 // connect begins to serve our ends of the channels.
 func (m *Machine) connect(c Config, w *wiring) {
 	m.monitor = newMonitor(w.qmp)
@@ -317,7 +250,7 @@ func (m *Machine) Stop() {
 	m.stopOnce.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), quitPatience)
 		defer cancel()
-		_ = m.monitor.run(ctx, "quit", nil)
+		_ = m.monitor.run(ctx, "quit", nil, nil)
 		select {
 		case <-m.qemu.done:
 		case <-ctx.Done():

@@ -103,7 +103,7 @@ func Preflight(c Config) error {
 		scratch = os.TempDir()
 	}
 	return errors.Join(toolsErr, checkFiles(c),
-		checkMemory(int64(c.MemoryMiB+emulatorOverheadMiB)), checkDisk(scratch, scratchMiB))
+		checkMemory(int64(c.Shape.MemoryMiB+emulatorOverheadMiB)), checkDisk(scratch, scratchMiB))
 }
 
 func checkFiles(c Config) error {
@@ -112,7 +112,7 @@ func checkFiles(c Config) error {
 		{What: "the firmware", Path: c.Firmware.Code, Hint: firmwareHint},
 		{What: "the firmware's variable store", Path: c.Firmware.Vars, Hint: firmwareHint},
 	}
-	if c.Disk != "" {
+	if c.Shape.BootDisk() != 0 {
 		files = append(files, MissingFileError{What: "the disk image", Path: c.Disk, Hint: "build it with: tools/bazel build //image:qemu"})
 	}
 	var all error

@@ -101,14 +101,18 @@ func (m *monitor) negotiate(ctx context.Context) error {
 	if msg.Greeting == nil {
 		return errors.New("await QEMU's greeting: got something else")
 	}
-	return m.run(ctx, "qmp_capabilities", nil)
+	return m.run(ctx, "qmp_capabilities", nil, nil)
 }
 
 // run executes a command; out, if not nil, receives what it returns.
-func (m *monitor) run(ctx context.Context, command string, out any) error {
+func (m *monitor) run(ctx context.Context, command string, arguments map[string]any, out any) error {
 	m.command.Lock()
 	defer m.command.Unlock()
-	request, err := json.Marshal(map[string]string{"execute": command})
+	message := map[string]any{"execute": command}
+	if arguments != nil {
+		message["arguments"] = arguments
+	}
+	request, err := json.Marshal(message)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", command, err)
 	}
@@ -139,7 +143,7 @@ func (m *monitor) bytesRead(ctx context.Context) (int64, error) {
 			ReadBytes int64 `json:"rd_bytes"`
 		} `json:"stats"`
 	}
-	if err := m.run(ctx, "query-blockstats", &stats); err != nil {
+	if err := m.run(ctx, "query-blockstats", nil, &stats); err != nil {
 		return 0, err
 	}
 	var total int64
