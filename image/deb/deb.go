@@ -15,6 +15,7 @@ package deb
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"errors"
@@ -58,7 +59,8 @@ var ErrFormat = errors.New("not a Debian package")
 // Read calls visit for each file of the package that keep wants, in the package's order. Files that keep refuses
 // are not read into memory.
 func Read(r io.Reader, keep func(path string) bool, visit func(File) error) error {
-	name, data, err := dataMember(r)
+	// The decompressor asks for single bytes.
+	name, data, err := dataMember(bufio.NewReaderSize(r, 1<<20))
 	if err != nil {
 		return err
 	}
@@ -127,7 +129,7 @@ func decompress(name string, r io.Reader) (io.Reader, func(), error) {
 		}
 		return z, nop, nil
 	case ".xz":
-		z, err := xz.ReaderConfig{DictCap: 64 << 20}.NewReader(r)
+		z, err := xz.ReaderConfig{DictCap: 1 << 20}.NewReader(r)
 		if err != nil {
 			return nil, nil, fmt.Errorf("open %s: %w", name, err)
 		}

@@ -68,7 +68,7 @@ func Parse(p string, content []byte) (Module, error) {
 }
 
 func decompress(content []byte) ([]byte, error) {
-	r, err := xz.ReaderConfig{DictCap: MaxSize}.NewReader(bytes.NewReader(content))
+	r, err := xz.ReaderConfig{DictCap: 1 << 16}.NewReader(bytes.NewReader(content))
 	if err != nil {
 		return nil, fmt.Errorf("decompress: %w", err)
 	}

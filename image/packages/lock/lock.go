@@ -31,6 +31,7 @@ const Version = 1
 // Groups of packages. A package may belong to several.
 const (
 	Root     = "root"     // unpacked into the image's root file system
+	Debug    = "debug"    // in addition, into the root of the debug flavour
 	Boot     = "boot"     // kernel and boot stub
 	Firmware = "firmware" // firmware of the virtual machine
 	Tools    = "tools"    // programs that run while the image is built
