@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 #
 # What prepare and enter share. The toolbox is a Debian root of its own whose /usr and /etc replace the
 # machine's; all else (home, workspace, /tmp, /dev, /proc, network, users) is the machine's, at the same
@@ -40,6 +40,8 @@ find_mirrors() {
     return
   fi
   if [ ! -e "$kept" ] || [ -n "$(find /etc/apt -newer "$kept" -print -quit 2>/dev/null)" ]; then
+    # The format's variables are apt-get's.
+    # shellcheck disable=SC2016
     while read -r uri suite component label; do
       [ "$component" = main ] || continue
       case $label:$uri in
