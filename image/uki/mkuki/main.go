@@ -12,6 +12,7 @@ import (
 
 	"github.com/constellation-os/constellation/image/deb"
 	"github.com/constellation-os/constellation/image/uki"
+	"github.com/constellation-os/constellation/image/verity"
 )
 
 const stubName = "linuxx64.efi.stub"
@@ -20,17 +21,18 @@ func main() {
 	stub := flag.String("stub-package", "", "the .deb that holds systemd's UEFI stub")
 	kernel := flag.String("kernel-package", "", "the .deb that holds the kernel")
 	initrd := flag.String("initrd", "", "the initrd")
-	commandLine := flag.String("cmdline", "", "file that holds the kernel command line")
+	commandLine := flag.String("cmdline", "", "file that holds the kernel command line without the root's parameters, # begins a comment")
+	root := flag.String("root", "", "the JSON description of the root that mkverity wrote")
 	osRelease := flag.String("os-release", "", "file that holds the os-release")
 	out := flag.String("out", "", "the image to write")
 	flag.Parse()
-	if err := run(*stub, *kernel, *initrd, *commandLine, *osRelease, *out); err != nil {
+	if err := run(*stub, *kernel, *initrd, *commandLine, *root, *osRelease, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "mkuki:", err)
 		os.Exit(1)
 	}
 }
 
-func run(stub, kernel, initrd, commandLine, osRelease, out string) error {
+func run(stub, kernel, initrd, commandLine, root, osRelease, out string) error {
 	var contents uki.Contents
 	stubFile, err := one(stub, func(p string) bool { return path.Base(p) == stubName })
 	if err != nil {
@@ -50,7 +52,15 @@ func run(stub, kernel, initrd, commandLine, osRelease, out string) error {
 	if err != nil {
 		return err
 	}
-	contents.CommandLine = strings.TrimSuffix(string(line), "\n")
+	description, err := os.ReadFile(root)
+	if err != nil {
+		return err
+	}
+	hash, blocks, err := verity.ParseRoot(description)
+	if err != nil {
+		return err
+	}
+	contents.CommandLine = fmt.Sprintf("%s=%s %s=%d %s", verity.HashParameter, hash, verity.BlocksParameter, blocks, uki.CommandLine(string(line)))
 	if contents.OSRelease, err = os.ReadFile(osRelease); err != nil {
 		return err
 	}
