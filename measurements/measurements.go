@@ -262,3 +262,6 @@ func (p *Prediction) JSON() ([]byte, error) {
 	}
 	return append(out, '\n'), nil
 }
+
+// IsEnforced says whether a difference in a PCR is a mismatch.
+func (p *Prediction) IsEnforced(pcr int) bool { return slices.Contains(p.Enforced, pcr) }

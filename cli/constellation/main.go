@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command constellation is the administrator's tool. It only wires.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/constellation-os/constellation/cli/command"
+	"github.com/constellation-os/constellation/cli/image"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := command.Run(ctx, command.New(image.Command()), os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package measurements
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/constellation-os/constellation/measurements/tcg"
+)
+
+// Reason classifies a finding. The text of a finding is for people; programs and
+// tests act on the reason.
+type Reason string
+
+// Reasons of findings.
+const (
+	ReasonDigest           Reason = "digest"              // an event has another digest
+	ReasonMissingEvent     Reason = "missing-event"       // a predicted event did not happen
+	ReasonExtraEvent       Reason = "extra-event"         // an event that is not predicted happened
+	ReasonOrder            Reason = "order"               // an event happened elsewhere in the sequence
+	ReasonLogDoesNotReplay Reason = "log-does-not-replay" // the log contradicts the PCR values
+	ReasonValue            Reason = "value"               // a PCR differs and no log entry says why
+	ReasonMissingPCR       Reason = "missing-pcr"         // a value was not reported
+	ReasonMissingBank      Reason = "missing-bank"        // the TPM lacks a bank
+	ReasonNoLog            Reason = "no-event-log"        // nothing to explain with
+	ReasonUnpredicted      Reason = "unpredicted"         // an event that the prediction names as unknown
+)
+
+// Status is the outcome for one PCR or one event.
+type Status string
+
+// Outcomes.
+const (
+	StatusMatch       Status = "match"
+	StatusMismatch    Status = "mismatch"
+	StatusUnpredicted Status = "unpredicted" // the prediction does not cover it
+	StatusExplained   Status = "explained"   // not predicted, but follows from the other PCRs
+)
+
+// Finding is one difference.
+type Finding struct {
+	PCR    int    `json:"pcr"`
+	Reason Reason `json:"reason"`
+	// Fails says whether this finding alone makes the comparison a mismatch.
+	Fails bool `json:"fails"`
+	// Event is what was predicted, or for an event that was not, what the log
+	// says it is. The latter is the machine's claim.
+	Event     string    `json:"event"`
+	Component Component `json:"component"`
+	// Bank is the bank that Expected and Seen are of.
+	Bank     Algorithm `json:"bank,omitempty"`
+	Expected Digest    `json:"expected,omitempty"`
+	Seen     Digest    `json:"seen,omitempty"`
+	// Explanation says what happened, Advice what to do next.
+	Explanation string `json:"explanation"`
+	Advice      string `json:"advice"`
+}
+
+// PCRResult is the outcome for one PCR.
+type PCRResult struct {
+	PCR      int    `json:"pcr"`
+	Enforced bool   `json:"enforced"`
+	Status   Status `json:"status"`
+	// Values of the SHA-256 bank, for display.
+	ExpectedSHA256 Digest `json:"expected,omitempty"`
+	SeenSHA256     Digest `json:"seen,omitempty"`
+}
+
+// EventResult is one line of the merged list of predicted and seen events.
+type EventResult struct {
+	PCR         int       `json:"pcr"`
+	Type        string    `json:"type"`
+	Description string    `json:"description"`
+	Component   Component `json:"component"`
+	Status      Status    `json:"status"`
+	Reason      Reason    `json:"reason,omitempty"`
+	Expected    Digest    `json:"expected,omitempty"`
+	Seen        Digest    `json:"seen,omitempty"`
+}
+
+// Comparison is the verdict and all that explains it.
+type Comparison struct {
+	// Match is the verdict: every enforced PCR has its predicted value in every
+	// bank that the machine has, and the log, if there is one, replays.
+	Match    bool          `json:"match"`
+	Banks    []Algorithm   `json:"banks"`
+	PCRs     []PCRResult   `json:"pcrs"`
+	Events   []EventResult `json:"events"`
+	Findings []Finding     `json:"findings"`
+}
+
+// ErrLog is in the chain of errors about an event log that cannot be read.
+var ErrLog = errors.New("unreadable event log")
+
+// Compare judges what was observed by a prediction. It returns an error only for
+// input that cannot be judged (a malformed log, a prediction that is not
+// consistent); every difference is a finding.
+func Compare(p *Prediction, o *Observed) (*Comparison, error) {
+	if err := p.check(); err != nil {
+		return nil, fmt.Errorf("compare: prediction: %w: %w", ErrFormat, err)
+	}
+	if err := o.PCRs.check(); err != nil {
+		return nil, fmt.Errorf("compare: observed: %w: %w", ErrFormat, err)
+	}
+	c := &comparer{p: p, o: o, out: &Comparison{Match: true}}
+	if len(o.EventLog) > 0 {
+		log, err := tcg.Parse(o.EventLog)
+		if err != nil {
+			return nil, fmt.Errorf("compare: %w: %w", ErrLog, err)
+		}
+		c.log = log
+	}
+	c.banks()
+	c.pcrs()
+	return c.out, nil
+}
+
+type comparer struct {
+	p   *Prediction
+	o   *Observed
+	log *tcg.Log // nil if there is none
+	out *Comparison
+}
+
+func (c *comparer) find(f Finding) {
+	explain(&f)
+	c.out.Findings = append(c.out.Findings, f)
+	c.out.Match = c.out.Match && !f.Fails
+}
+
+func (c *comparer) enforced(pcr int) bool { return c.p.IsEnforced(pcr) }
+
+// banks decides which banks are compared: SHA-256 must be there.
+func (c *comparer) banks() {
+	for _, a := range Algorithms() {
+		if len(c.o.PCRs[a]) > 0 {
+			c.out.Banks = append(c.out.Banks, a)
+			continue
+		}
+		c.find(Finding{Reason: ReasonMissingBank, Fails: a == SHA256, Component: ComponentMachine, Bank: a, Event: string(a) + " bank"})
+	}
+	if c.log == nil {
+		c.find(Finding{Reason: ReasonNoLog, Component: ComponentFirmware, Event: "event log"})
+	}
+}
+
+func (c *comparer) pcrs() {
+	for pcr := range PCRCount {
+		r := PCRResult{PCR: pcr, Enforced: c.enforced(pcr), Status: StatusMatch,
+			ExpectedSHA256: c.p.PCRs[SHA256][pcr], SeenSHA256: c.o.PCRs[SHA256][pcr]}
+		_, known := c.p.PCRs[SHA256][pcr]
+		if !known {
+			r.Status = StatusUnpredicted
+		}
+		equal := c.values(&r, known)
+		replays := c.replays(pcr)
+		// The log's events are set against the predicted ones, to show them and to
+		// name the difference where there is one.
+		found := c.events(pcr, known && equal && replays)
+		if known && !equal && !found && replays {
+			c.find(Finding{PCR: pcr, Reason: ReasonValue, Fails: r.Enforced, Component: c.owner(pcr), Event: fmt.Sprintf("value of PCR %d", pcr),
+				Bank: SHA256, Expected: r.ExpectedSHA256, Seen: r.SeenSHA256})
+		}
+		if pcr == imaPCR && r.Status != StatusMatch && c.isBootAggregate() {
+			r.Status = StatusExplained
+		}
+		c.out.PCRs = append(c.out.PCRs, r)
+	}
+}
+
+// values compares one PCR in every bank.
+func (c *comparer) values(r *PCRResult, known bool) bool {
+	equal := true
+	for _, a := range c.out.Banks {
+		seen, ok := c.o.PCRs[a][r.PCR]
+		if !ok {
+			r.Status, equal = StatusMismatch, false
+			c.find(Finding{PCR: r.PCR, Reason: ReasonMissingPCR, Fails: r.Enforced, Component: ComponentMachine, Bank: a,
+				Event: fmt.Sprintf("value of PCR %d", r.PCR), Expected: c.p.PCRs[a][r.PCR]})
+			continue
+		}
+		if known && !bytes.Equal(seen, c.p.PCRs[a][r.PCR]) {
+			r.Status, equal = StatusMismatch, false
+			// The verdict is made here, by the values; findings explain it.
+			c.out.Match = c.out.Match && !r.Enforced
+		}
+	}
+	return equal
+}
+
+// replays says whether the log gives the PCR's value in every bank. PCRs that the
+// operating system extends are in no firmware log: 10 by the kernel, 15 by us.
+func (c *comparer) replays(pcr int) bool {
+	if c.log == nil || pcr == imaPCR || pcr == ClusterPCR {
+		return true
+	}
+	for _, a := range c.out.Banks {
+		seen, ok := c.o.PCRs[a][pcr]
+		if !ok || !c.log.Has(a.TCG()) {
+			continue
+		}
+		value := a.Zero()
+		if pcr == 0 {
+			value[len(value)-1] = c.log.StartupLocality
+		}
+		for i := range c.log.Events {
+			if e := &c.log.Events[i]; e.PCR == pcr && e.Extends() {
+				value = a.Extend(value, e.Digest(a.TCG()))
+			}
+		}
+		if !bytes.Equal(value, seen) {
+			c.find(Finding{PCR: pcr, Reason: ReasonLogDoesNotReplay, Fails: true, Component: c.owner(pcr), Bank: a,
+				Event: fmt.Sprintf("event log of PCR %d", pcr), Expected: seen, Seen: value})
+			return false
+		}
+	}
+	return true
+}
+
+// owner is the component to look at first for a PCR as a whole.
+func (c *comparer) owner(pcr int) Component {
+	return [PCRCount]Component{ComponentFirmware, ComponentMachine, ComponentMachine, ComponentMachine,
+		ComponentUKI, ComponentPartitions, ComponentFirmware, ComponentVariables, ComponentUnknown,
+		ComponentCmdline, ComponentIMA, ComponentUKI, ComponentOverrides, ComponentOverrides,
+		ComponentUnknown, ComponentCluster}[pcr]
+}
+
+func (c *comparer) isBootAggregate() bool {
+	for _, a := range c.out.Banks {
+		want, err := BootAggregate(c.o.PCRs[SHA256])
+		if err != nil || !bytes.Equal(a.Extend(a.Zero(), want[a]), c.o.PCRs[a][imaPCR]) {
+			return false
+		}
+	}
+	return true
+}
