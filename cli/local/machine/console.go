@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package machine
+
+import (
+	"bytes"
+	"io"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Stage is a part of a machine's boot, as its console tells.
+type Stage string
+
+// Stages in order. A console may skip some.
+const (
+	StageFirmware Stage = "firmware" // from power-on
+	StageLoader   Stage = "loader"   // the firmware starts what the disk brings
+	StageKernel   Stage = "kernel"   // the kernel's first word
+	StageInitrd   Stage = "initrd"   // the kernel starts the initrd
+	StageSystem   Stage = "system"   // the root file system's service manager runs
+)
+
+// stageSigns tells stages by the lines that begin them. A guest can print what it
+// likes: stages are shown, nothing is decided by them.
+var stageSigns = []struct {
+	stage Stage
+	sign  []byte
+}{
+	{StageLoader, []byte("BdsDxe: starting ")},
+	{StageKernel, []byte("Linux version ")},
+	{StageInitrd, []byte("Run /init as init process")},
+	{StageSystem, []byte("systemd[1]: ")},
+}
+
+// maxLineLength is how much of one line is looked at.
+const maxLineLength = 1024
+
+// A stageWriter watches the console for stages and passes it on.
+type stageWriter struct {
+	next io.Writer // may be nil
+
+	mu      sync.Mutex
+	line    []byte
+	passed  int // stageSigns before this index are over
+	stage   Stage
+	started time.Time
+	told    func(Stage, time.Duration) // nil until begin
+	pending []func()
+}
+
+func newStageWriter(next io.Writer) *stageWriter {
+	return &stageWriter{next: next, stage: StageFirmware}
+}
+
+// begin sets the power-on time and who is told, and tells of the first stage.
+func (w *stageWriter) begin(started time.Time, told func(Stage, time.Duration)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.started, w.told = started, told
+	told(StageFirmware, 0)
+	for _, tell := range w.pending {
+		tell()
+	}
+	w.pending = nil
+}
+
+func (w *stageWriter) current() Stage {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stage
+}
+
+// Write implements io.Writer.
+func (w *stageWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	for _, b := range p {
+		if b == '\n' {
+			w.inspect()
+			w.line = w.line[:0]
+		} else if len(w.line) < maxLineLength {
+			w.line = append(w.line, b)
+		}
+	}
+	w.mu.Unlock()
+	if w.next == nil {
+		return len(p), nil
+	}
+	return w.next.Write(p)
+}
+
+func (w *stageWriter) inspect() {
+	for i := w.passed; i < len(stageSigns); i++ {
+		if !bytes.Contains(w.line, stageSigns[i].sign) {
+			continue
+		}
+		w.passed, w.stage = i+1, stageSigns[i].stage
+		stage, now := w.stage, time.Now()
+		if w.told == nil {
+			w.pending = append(w.pending, func() { w.told(stage, now.Sub(w.started)) })
+		} else {
+			w.told(stage, now.Sub(w.started))
+		}
+		return
+	}
+}
+
+// escapes are the control sequences of a terminal (ECMA-48, section 5.4), as
+// firmware likes to send them.
+var escapes = regexp.MustCompile(`\x1b(\[[0-?]*[ -/]*[@-~]|[ -/]*[0-~])`)
+
+// LastLines returns the last n lines of a console that have any text, without
+// control sequences, so that a guest cannot speak to the reader's terminal.
+func LastLines(console []byte, n int) string {
+	var lines []string
+	for line := range strings.Lines(string(escapes.ReplaceAll(console, nil))) {
+		line = strings.Map(func(r rune) rune {
+			if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+				return -1
+			}
+			return r
+		}, line)
+		if strings.TrimSpace(line) != "" {
+			lines = append(lines, "  | "+line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
