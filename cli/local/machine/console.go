@@ -3,7 +3,6 @@
 package machine
 
 import (
-	"bytes"
 	"io"
 	"regexp"
 	"strings"
@@ -16,23 +15,23 @@ type Stage string
 
 // Stages in order. A console may skip some.
 const (
-	StageFirmware Stage = "firmware" // from power-on
-	StageLoader   Stage = "loader"   // the firmware starts what the disk brings
-	StageKernel   Stage = "kernel"   // the kernel's first word
-	StageInitrd   Stage = "initrd"   // the kernel starts the initrd
-	StageSystem   Stage = "system"   // the root file system's service manager runs
+	StageFirmware Stage = "firmware"         // from power-on
+	StageLoader   Stage = "boot loader"      // the firmware starts what the disk brings
+	StageKernel   Stage = "kernel"           // the kernel's first word
+	StageInitrd   Stage = "initrd"           // the initrd's first word
+	StageSystem   Stage = "operating system" // the root file system's service manager runs
 )
 
 // stageSigns tells stages by the lines that begin them. A guest can print what it
 // likes: stages are shown, nothing is decided by them.
 var stageSigns = []struct {
 	stage Stage
-	sign  []byte
+	sign  *regexp.Regexp
 }{
-	{StageLoader, []byte("BdsDxe: starting ")},
-	{StageKernel, []byte("Linux version ")},
-	{StageInitrd, []byte("Run /init as init process")},
-	{StageSystem, []byte("systemd[1]: ")},
+	{StageLoader, regexp.MustCompile(`BdsDxe: starting `)},
+	{StageKernel, regexp.MustCompile(`^\[ +0\.\d+\] `)},
+	{StageInitrd, regexp.MustCompile(`^\[[ \d.]+\] constellation: `)},
+	{StageSystem, regexp.MustCompile(`Welcome to |systemd\[1\]: `)},
 }
 
 // maxLineLength is how much of one line is looked at.
@@ -93,7 +92,7 @@ func (w *stageWriter) Write(p []byte) (int, error) {
 
 func (w *stageWriter) inspect() {
 	for i := w.passed; i < len(stageSigns); i++ {
-		if !bytes.Contains(w.line, stageSigns[i].sign) {
+		if !stageSigns[i].sign.Match(w.line) {
 			continue
 		}
 		w.passed, w.stage = i+1, stageSigns[i].stage
