@@ -21,7 +21,7 @@ func Command() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(predictCommand(), compareCommand())
+	cmd.AddCommand(predictCommand(), compareCommand(), bootCommand())
 	return cmd
 }
 
