@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/constellation-os/constellation/image/initrd/layout"
 	"github.com/constellation-os/constellation/image/verity"
+	"github.com/constellation-os/constellation/measurements/gpt"
 )
 
 // rootParameters is what the measured command line says about the root.
@@ -86,12 +88,11 @@ type partition struct {
 }
 
 // waitForPartition waits until the kernel has found the partition.
-func waitForPartition(id verity.PartitionID, patience time.Duration) (partition, error) {
+func waitForPartition(id gpt.GUID, patience time.Duration) (partition, error) {
 	blocks := os.DirFS("/sys/class/block")
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		found, ok, err := findPartition(blocks, id)
-		if err != nil || ok {
-			return found, err
+		if found, ok := findPartition(blocks, readTable, id); ok {
+			return found, nil
 		}
 		if time.Now().After(deadline) {
 			return partition{}, fmt.Errorf("no disk has a partition with identifier %s after %v; disks and partitions here: %s",
@@ -100,28 +101,76 @@ func waitForPartition(id verity.PartitionID, patience time.Duration) (partition,
 	}
 }
 
-// findPartition looks for the partition in the kernel's list of block devices. If several disks carry the identifier,
-// the first by name is taken: at most one content matches the root hash, and a host that attaches a false copy could
-// as well have changed the true one.
-func findPartition(blocks fs.FS, id verity.PartitionID) (partition, bool, error) {
-	for _, name := range names(blocks) {
-		content, err := fs.ReadFile(blocks, path.Join(name, "uevent"))
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-			continue // gone again
+// findPartition looks through the tables of all disks and returns the kernel's device for the partition. If several
+// disks carry the identifier, the first by name is taken: at most one content matches the root hash, and a host that
+// attaches a false copy could as well have changed the true one. A disk that cannot be read or has no whole table is
+// passed over, it may belong to somebody else.
+func findPartition(blocks fs.FS, read func(disk string, size int64) (*gpt.Table, error), id gpt.GUID) (partition, bool) {
+	all := names(blocks)
+	for _, disk := range all {
+		if uevent(blocks, disk)["DEVTYPE"] != "disk" {
+			continue
 		}
+		table, err := read(disk, int64(number(blocks, disk, "size"))*sysfsSector)
 		if err != nil {
-			return partition{}, false, fmt.Errorf("read device %s: %w", name, err)
+			continue
 		}
-		values := map[string]string{}
-		for line := range strings.Lines(string(content)) {
-			key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
-			values[key] = value
+		index := slices.IndexFunc(table.Partitions, func(p gpt.Partition) bool { return p.ID == id })
+		if index < 0 {
+			continue
 		}
-		if values["DEVTYPE"] == "partition" && strings.EqualFold(values["PARTUUID"], id.String()) {
-			return partition{name: name, device: values["MAJOR"] + ":" + values["MINOR"]}, true, nil
+		first, size := table.Partitions[index].Offset()/sysfsSector, table.Partitions[index].Size()/sysfsSector
+		for _, name := range all {
+			values := uevent(blocks, name)
+			if values["DEVTYPE"] == "partition" && strings.HasPrefix(name, disk) &&
+				number(blocks, name, "start") == uint64(first) && number(blocks, name, "size") == uint64(size) {
+				return partition{name: name, device: values["MAJOR"] + ":" + values["MINOR"]}, true
+			}
 		}
 	}
-	return partition{}, false, nil
+	return partition{}, false
+}
+
+// sysfsSector is the unit, in bytes, of sizes and positions in sysfs, whatever the disk's own sectors are.
+const sysfsSector = 512
+
+func readTable(disk string, size int64) (*gpt.Table, error) {
+	if size == 0 {
+		return nil, fs.ErrNotExist // an empty drive or unused loop device
+	}
+	file, err := os.Open("/dev/" + disk)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return gpt.Parse(file, size)
+}
+
+// uevent reads the kernel's description of a device; it is empty when the device is gone.
+func uevent(blocks fs.FS, name string) map[string]string {
+	values := map[string]string{}
+	content, err := fs.ReadFile(blocks, path.Join(name, "uevent"))
+	if err != nil {
+		return values
+	}
+	for line := range strings.Lines(string(content)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		values[key] = value
+	}
+	return values
+}
+
+// number reads one of the kernel's numbers about a device; it is 0 when the device is gone.
+func number(blocks fs.FS, name, attribute string) uint64 {
+	content, err := fs.ReadFile(blocks, path.Join(name, attribute))
+	if err != nil {
+		return 0
+	}
+	value, err := strconv.ParseUint(strings.TrimSpace(string(content)), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return value
 }
 
 func names(blocks fs.FS) []string {

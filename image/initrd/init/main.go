@@ -31,6 +31,7 @@ import (
 	"github.com/constellation-os/constellation/image/initrd/devicemapper"
 	"github.com/constellation-os/constellation/image/initrd/layout"
 	"github.com/constellation-os/constellation/image/verity"
+	"github.com/constellation-os/constellation/measurements/gpt"
 )
 
 const (
@@ -69,11 +70,11 @@ func boot() error {
 		return err
 	}
 	dataID, hashID := wanted.hash.PartitionIDs()
-	data, err := waitForPartition(dataID, patience)
+	data, err := waitForPartition(gpt.FromUUID(dataID), patience)
 	if err != nil {
 		return fmt.Errorf("root partition: %w", err)
 	}
-	hash, err := waitForPartition(hashID, patience)
+	hash, err := waitForPartition(gpt.FromUUID(hashID), patience)
 	if err != nil {
 		return fmt.Errorf("hash tree of the root partition: %w", err)
 	}
@@ -155,5 +156,5 @@ func logf(format string, values ...any) {
 		return
 	}
 	defer file.Close()
-	fmt.Fprintf(file, "<5>constellation: "+format+"\n", values...)
+	fmt.Fprintf(file, "<4>constellation: "+format+"\n", values...)
 }
