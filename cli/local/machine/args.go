@@ -64,8 +64,8 @@ func (c Config) device(d measurements.Device) []string {
 	case measurements.ModelRNG:
 		return []string{"-device", at + ",rng=random"}
 	case measurements.ModelNet:
-		// A fixed address keeps the firmware's boot options the same in every run.
-		return []string{"-netdev", "hubport,id=net,hubid=0", "-device", at + ",netdev=net,romfile=,mac=" + macAddress}
+		// Nothing is plugged into the adapter: what the guest sends is dropped.
+		return []string{"-device", at + ",romfile=,mac=" + macAddress}
 	default:
 		return []string{"-device", at}
 	}
