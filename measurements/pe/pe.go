@@ -125,7 +125,10 @@ func Parse(data []byte) (*Image, error) {
 func (i *Image) parseDirectories(optional, size int) error {
 	le := binary.LittleEndian
 	n := le.Uint32(i.data[optional+offRvaCount:])
-	if n > 16 || size != offDirectories+8*int(n) || optional+size > len(i.data) {
+	if optional+size > len(i.data) {
+		return fail(ReasonTruncated, "optional header of %d bytes at %d of %d", size, optional, len(i.data))
+	}
+	if n > 16 || size != offDirectories+8*int(n) {
 		return fail(ReasonHeader, "optional header of %d bytes with %d directories", size, n)
 	}
 	if n <= securityEntry {
