@@ -154,12 +154,13 @@ func (c *comparer) pcrs() {
 		if !known {
 			r.Status = StatusUnpredicted
 		}
+		before := len(c.out.Findings)
 		equal := c.values(&r, known)
 		replays := c.replays(pcr)
 		// The log's events are set against the predicted ones, to show them and to
 		// name the difference where there is one.
-		found := c.events(pcr, known && equal && replays)
-		if known && !equal && !found && replays {
+		c.events(pcr, known && equal && replays)
+		if known && !equal && len(c.out.Findings) == before {
 			c.find(Finding{PCR: pcr, Reason: ReasonValue, Fails: r.Enforced, Component: c.owner(pcr), Event: fmt.Sprintf("value of PCR %d", pcr),
 				Bank: SHA256, Expected: r.ExpectedSHA256, Seen: r.SeenSHA256})
 		}

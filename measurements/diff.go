@@ -17,9 +17,8 @@ type pair struct {
 }
 
 // events aligns one PCR's predicted events with the log's and records the
-// differences. settled says that the values already prove the PCR right. It
-// returns whether a difference was found.
-func (c *comparer) events(pcr int, settled bool) bool {
+// differences. settled says that the values already prove the PCR right.
+func (c *comparer) events(pcr int, settled bool) {
 	var want []*Event
 	for i := range c.p.Events {
 		if c.p.Events[i].PCR == pcr {
@@ -34,7 +33,7 @@ func (c *comparer) events(pcr int, settled bool) bool {
 			}
 			c.row(EventResult{PCR: pcr, Type: e.Type, Description: e.Description, Component: e.Component, Status: status, Expected: e.Digests[SHA256]})
 		}
-		return false
+		return
 	}
 	var seen []*tcg.Event
 	for i := range c.log.Events {
@@ -43,11 +42,9 @@ func (c *comparer) events(pcr int, settled bool) bool {
 		}
 	}
 	pairs := c.align(want, seen)
-	different := false
 	for i := range pairs {
-		different = c.pair(pcr, pairs, i) || different
+		c.pair(pcr, pairs, i)
 	}
-	return different
 }
 
 func (c *comparer) row(r EventResult) { c.out.Events = append(c.out.Events, r) }
@@ -152,7 +149,7 @@ func beside(want []*Event, seen []*tcg.Event) []pair {
 }
 
 // pair records one line, and a finding if it is a difference.
-func (c *comparer) pair(pcr int, pairs []pair, i int) bool {
+func (c *comparer) pair(pcr int, pairs []pair, i int) {
 	p := pairs[i]
 	row := EventResult{PCR: pcr, Status: StatusMatch}
 	if p.want != nil {
@@ -166,17 +163,17 @@ func (c *comparer) pair(pcr int, pairs []pair, i int) bool {
 	}
 	if p.same {
 		c.row(row)
-		return false
+		return
 	}
 	row.Status, row.Reason = StatusMismatch, c.reason(pcr, pairs, p)
 	if row.Reason == ReasonUnpredicted {
 		row.Status = StatusUnpredicted
 		c.row(row)
-		return false
+		return
 	}
 	c.row(row)
 	if p.want == nil && row.Reason == ReasonOrder {
-		return true // told where the event belongs
+		return // told where the event belongs
 	}
 	f := Finding{PCR: pcr, Reason: row.Reason, Fails: c.enforced(pcr), Event: row.Description, Component: row.Component,
 		Bank: SHA256, Expected: row.Expected, Seen: row.Seen}
@@ -187,7 +184,6 @@ func (c *comparer) pair(pcr int, pairs []pair, i int) bool {
 		f.Bank, f.Expected, f.Seen = SHA384, p.want.Digests[SHA384], p.seen.Digest(SHA384.TCG())
 	}
 	c.find(f)
-	return true
 }
 
 func (c *comparer) reason(pcr int, pairs []pair, p pair) Reason {

@@ -116,6 +116,11 @@ type Observed struct {
 	Timings map[string]float64 `json:"timings,omitempty"`
 }
 
+// MandatoryPCRs are those that no policy may leave out: what booted (4, 9, 11),
+// that nothing was added to it (12, 13), and to which cluster the machine belongs
+// (15).
+func MandatoryPCRs() []int { return []int{4, 9, 11, 12, 13, 15} }
+
 // EnforcedQEMU are the PCRs enforced by default on a qemu machine.
 func EnforcedQEMU() []int { return []int{4, 5, 7, 8, 9, 11, 12, 13, 14, 15} }
 
@@ -186,8 +191,10 @@ func (p *Prediction) check() error {
 	if err := p.PCRs.check(); err != nil {
 		return err
 	}
-	if len(p.Enforced) == 0 {
-		return errors.New("no PCR is enforced")
+	for _, pcr := range MandatoryPCRs() {
+		if !p.IsEnforced(pcr) {
+			return fmt.Errorf("PCR %d must be enforced: the mandatory ones are %v", pcr, MandatoryPCRs())
+		}
 	}
 	for i, pcr := range p.Enforced {
 		if pcr < 0 || pcr >= PCRCount || (i > 0 && pcr <= p.Enforced[i-1]) {

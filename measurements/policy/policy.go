@@ -37,11 +37,6 @@ const (
 	maxName   = 256     // bytes
 )
 
-// Mandatory returns the PCRs that every accepted set must name: what booted (4,
-// 9, 11), that nothing was added to it (12, 13), and to which cluster the
-// machine belongs (15).
-func Mandatory() []int { return []int{4, 9, 11, 12, 13, 15} }
-
 // Policy is what a verifier accepts.
 type Policy struct {
 	Version  int   `json:"version"`
@@ -123,7 +118,7 @@ func (p *Policy) Validate() error {
 		return fail(ReasonVersion, nil, "version %d, this program reads %d", p.Version, Version)
 	}
 	if len(p.Accepted) == 0 {
-		return fail(ReasonEmpty, Mandatory(), "it accepts no measurements; it must name PCR %s", list(Mandatory()))
+		return fail(ReasonEmpty, measurements.MandatoryPCRs(), "it accepts no measurements; it must name PCR %s", list(measurements.MandatoryPCRs()))
 	}
 	if len(p.Accepted) > maxSets {
 		return fail(ReasonTooLarge, nil, "%d accepted sets, at most %d", len(p.Accepted), maxSets)
@@ -141,7 +136,7 @@ func (s *Set) validate() error {
 		return fail(ReasonValue, nil, "a set's name has %d bytes, want 1 to %d", len(s.Name), maxName)
 	}
 	var missing []int
-	for _, pcr := range Mandatory() {
+	for _, pcr := range measurements.MandatoryPCRs() {
 		if len(s.PCRs[pcr]) == 0 {
 			missing = append(missing, pcr)
 		}

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package measurements_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/constellation-os/constellation/measurements"
+	"github.com/constellation-os/constellation/measurements/artifacttest"
+	"github.com/constellation-os/constellation/measurements/tcg"
+)
+
+// prediction is a small one: firmware in PCR 0, three events in PCR 4, two in
+// PCR 11, the boot aggregate.
+func prediction(t testing.TB) *measurements.Prediction {
+	t.Helper()
+	p := &measurements.Prediction{
+		Version:     measurements.Version,
+		Image:       measurements.Image{Name: "test"},
+		Enforced:    measurements.EnforcedQEMU(),
+		Unpredicted: []measurements.Unpredicted{},
+	}
+	add := func(pcr int, typ tcg.EventType, c measurements.Component, what string) {
+		p.Events = append(p.Events, measurements.Event{PCR: pcr, Type: typ.String(), Digests: measurements.Sum([]byte(what)), Component: c, Description: what})
+	}
+	add(0, tcg.CRTMVersion, measurements.ComponentFirmware, "version")
+	add(4, tcg.EFIAction, measurements.ComponentFirmware, "action")
+	add(4, tcg.Separator, measurements.ComponentFirmware, "separator")
+	add(4, tcg.EFIBootServicesApp, measurements.ComponentUKI, "uki")
+	add(11, tcg.IPL, measurements.ComponentCmdline, "cmdline name")
+	add(11, tcg.IPL, measurements.ComponentCmdline, "cmdline content")
+	digests, err := measurements.BootAggregate(p.Replay()[measurements.SHA256])
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Events = append(p.Events, measurements.Event{PCR: 10, Type: "IMA", Digests: digests, Component: measurements.ComponentIMA, Description: "boot aggregate"})
+	p.PCRs = p.Replay()
+	return p
+}
+
+// brief is what tests assert of a finding.
+type brief struct {
+	PCR       int
+	Reason    measurements.Reason
+	Component measurements.Component
+	Event     string
+	Fails     bool
+}
+
+func briefs(c *measurements.Comparison) []brief {
+	var out []brief
+	for _, f := range c.Findings {
+		out = append(out, brief{f.PCR, f.Reason, f.Component, f.Event, f.Fails})
+	}
+	return out
+}
+
+func event(pcr int, typ tcg.EventType, what string) artifacttest.LogEvent {
+	return artifacttest.LogEvent{PCR: pcr, Type: typ, Digests: measurements.Sum([]byte(what)), Data: []byte(what)}
+}
+
+// The machine measured something else, and its log says so.
+func TestCompareHonestLog(t *testing.T) {
+	const uki, name, content = 3, 4, 5 // indices in the log
+	tests := map[string]struct {
+		change func(events []artifacttest.LogEvent) []artifacttest.LogEvent
+		match  bool
+		want   []brief
+	}{
+		"as predicted": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent { return e }, true, nil},
+		"other event": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			e[content] = event(11, tcg.IPL, "other")
+			return e
+		}, false, []brief{{11, measurements.ReasonDigest, measurements.ComponentCmdline, "cmdline content", true}}},
+		"two other events": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			e[uki], e[content] = event(4, tcg.EFIBootServicesApp, "evil"), event(11, tcg.IPL, "other")
+			return e
+		}, false, []brief{
+			{4, measurements.ReasonDigest, measurements.ComponentUKI, "uki", true},
+			{11, measurements.ReasonDigest, measurements.ComponentCmdline, "cmdline content", true},
+		}},
+		"event missing": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent { return slices.Delete(e, uki, uki+1) },
+			false, []brief{{4, measurements.ReasonMissingEvent, measurements.ComponentUKI, "uki", true}}},
+		"event in between": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return slices.Insert(e, uki, event(4, tcg.EFIBootServicesApp, "shell"))
+		}, false, []brief{{4, measurements.ReasonExtraEvent, measurements.ComponentOverrides, "EV_EFI_BOOT_SERVICES_APPLICATION", true}}},
+		"credential": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return append(e, event(12, tcg.IPL, "Credentials initrd"))
+		}, false, []brief{{12, measurements.ReasonExtraEvent, measurements.ComponentOverrides, "Credentials initrd", true}}},
+		"other order": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			e[name], e[content] = e[content], e[name]
+			return e
+		}, false, []brief{{11, measurements.ReasonOrder, measurements.ComponentCmdline, "cmdline name", true}}},
+		"same digests, other labels": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			for i := range e {
+				e[i].Type, e[i].Data = tcg.PostCode, []byte("relabelled")
+			}
+			return e
+		}, true, nil},
+		"unmeasured text": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return slices.Insert(e, 2, artifacttest.LogEvent{PCR: 4, Type: tcg.NoAction, Digests: measurements.Sum([]byte("x")), Data: []byte("x")})
+		}, true, nil},
+		"only the SHA-384 digest differs": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			d := measurements.Sum([]byte("uki"))
+			d[measurements.SHA384] = measurements.Sum([]byte("other"))[measurements.SHA384]
+			e[uki].Digests = d
+			return e
+		}, false, []brief{{4, measurements.ReasonDigest, measurements.ComponentUKI, "uki", true}}},
+		"PCR that is not enforced": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			e[0] = event(0, tcg.CRTMVersion, "other firmware")
+			return e
+		}, true, []brief{{0, measurements.ReasonDigest, measurements.ComponentFirmware, "version", false}}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := prediction(t)
+			c, err := measurements.Compare(p, artifacttest.Observed(p, test.change(artifacttest.EventsOf(p))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Match != test.match {
+				t.Errorf("match: %v, want %v", c.Match, test.match)
+			}
+			if diff := cmp.Diff(test.want, briefs(c)); diff != "" {
+				t.Error("findings (-want +got):", diff)
+			}
+			for _, f := range c.Findings {
+				if f.Explanation == "" || f.Advice == "" {
+					t.Errorf("finding without explanation or advice: %+v", f)
+				}
+			}
+		})
+	}
+}
+
+// V8: the PCRs are right, the log was worked on afterwards. None of it passes,
+// except relabelling, which changes nothing that is judged.
+func TestCompareForgedLog(t *testing.T) {
+	const uki, name, content = 3, 4, 5
+	replay := func(pcr int, component measurements.Component) brief {
+		return brief{pcr, measurements.ReasonLogDoesNotReplay, component, map[int]string{0: "event log of PCR 0", 4: "event log of PCR 4", 11: "event log of PCR 11", 12: "event log of PCR 12"}[pcr], true}
+	}
+	tests := map[string]struct {
+		change func(e []artifacttest.LogEvent) []artifacttest.LogEvent
+		want   []brief
+	}{
+		"relabelled": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			e[uki].Type, e[uki].Data = tcg.Separator, []byte("nothing to see")
+			return e
+		}, nil},
+		"relabelled as not measured": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent { e[uki].Type = tcg.NoAction; return e },
+			[]brief{replay(4, measurements.ComponentUKI), {4, measurements.ReasonMissingEvent, measurements.ComponentUKI, "uki", true}}},
+		"appended": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return append(e, event(12, tcg.IPL, "Credentials initrd"))
+		}, []brief{replay(12, measurements.ComponentOverrides), {12, measurements.ReasonExtraEvent, measurements.ComponentOverrides, "Credentials initrd", true}}},
+		"dropped": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent { return slices.Delete(e, content, content+1) },
+			[]brief{replay(11, measurements.ComponentUKI), {11, measurements.ReasonMissingEvent, measurements.ComponentCmdline, "cmdline content", true}}},
+		"reordered": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			e[name], e[content] = e[content], e[name]
+			return e
+		}, []brief{replay(11, measurements.ComponentUKI), {11, measurements.ReasonOrder, measurements.ComponentCmdline, "cmdline name", true}}},
+		"moved to another PCR": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent { e[0].PCR = 12; return e },
+			[]brief{
+				replay(0, measurements.ComponentFirmware), {0, measurements.ReasonMissingEvent, measurements.ComponentFirmware, "version", false},
+				replay(12, measurements.ComponentOverrides), {12, measurements.ReasonExtraEvent, measurements.ComponentOverrides, "version", true},
+			}},
+		"another startup locality": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return slices.Insert(e, 0, artifacttest.LogEvent{Type: tcg.NoAction, Data: append([]byte("StartupLocality\x00"), 3)})
+		}, []brief{replay(0, measurements.ComponentFirmware)}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := prediction(t)
+			o := artifacttest.Observed(p, artifacttest.EventsOf(p))
+			o.EventLog = artifacttest.Log(measurements.Algorithms(), test.change(artifacttest.EventsOf(p))...)
+			c, err := measurements.Compare(p, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Match != (test.want == nil) {
+				t.Errorf("match: %v", c.Match)
+			}
+			if diff := cmp.Diff(test.want, briefs(c)); diff != "" {
+				t.Error("findings (-want +got):", diff)
+			}
+		})
+	}
+}
+
+// V9: a machine with other PCRs hands in the log that was expected of it. The
+// verdict comes from the prediction and the PCRs alone.
+func TestComparePerfectLogOfAnotherMachine(t *testing.T) {
+	p := prediction(t)
+	tampered := artifacttest.EventsOf(p)
+	tampered[5] = event(11, tcg.IPL, "init=/bin/sh")
+	o := artifacttest.Observed(p, tampered)
+	o.EventLog = artifacttest.Log(measurements.Algorithms(), artifacttest.EventsOf(p)...)
+	c, err := measurements.Compare(p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []brief{{11, measurements.ReasonLogDoesNotReplay, measurements.ComponentUKI, "event log of PCR 11", true}}
+	if diff := cmp.Diff(want, briefs(c)); c.Match || diff != "" {
+		t.Errorf("match: %v; findings (-want +got): %s", c.Match, diff)
+	}
+}
+
+// What the TPM reports, or does not, beside the log.
+func TestCompareValues(t *testing.T) {
+	other := measurements.Sum([]byte("x"))
+	tests := map[string]struct {
+		change func(o *measurements.Observed)
+		match  bool
+		want   []brief
+	}{
+		"no SHA-384 bank": {func(o *measurements.Observed) { delete(o.PCRs, measurements.SHA384) }, true,
+			[]brief{{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha384 bank", false}}},
+		"no SHA-256 bank": {func(o *measurements.Observed) { delete(o.PCRs, measurements.SHA256) }, false,
+			[]brief{{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha256 bank", true}}},
+		"no event log": {func(o *measurements.Observed) { o.EventLog = nil }, true,
+			[]brief{{0, measurements.ReasonNoLog, measurements.ComponentFirmware, "event log", false}}},
+		"no event log and another value": {func(o *measurements.Observed) {
+			o.EventLog = nil
+			o.PCRs[measurements.SHA256][11] = other[measurements.SHA256]
+		}, false, []brief{
+			{0, measurements.ReasonNoLog, measurements.ComponentFirmware, "event log", false},
+			{11, measurements.ReasonValue, measurements.ComponentUKI, "value of PCR 11", true},
+		}},
+		"PCR not reported": {func(o *measurements.Observed) { delete(o.PCRs[measurements.SHA256], 12) }, false,
+			[]brief{{12, measurements.ReasonMissingPCR, measurements.ComponentMachine, "value of PCR 12", true}}},
+		"PCR not reported in one bank": {func(o *measurements.Observed) { delete(o.PCRs[measurements.SHA384], 4) }, false,
+			[]brief{{4, measurements.ReasonMissingPCR, measurements.ComponentMachine, "value of PCR 4", true}}},
+		"extended at run time": {func(o *measurements.Observed) {
+			for a, pcrs := range o.PCRs {
+				pcrs[11] = a.Extend(pcrs[11], other[a])
+			}
+		}, false, []brief{{11, measurements.ReasonLogDoesNotReplay, measurements.ComponentUKI, "event log of PCR 11", true}}},
+		"initialised for a cluster": {func(o *measurements.Observed) {
+			for a, pcrs := range o.PCRs {
+				pcrs[15] = a.Extend(pcrs[15], other[a])
+			}
+		}, false, []brief{{15, measurements.ReasonValue, measurements.ComponentCluster, "value of PCR 15", true}}},
+		"other IMA list": {func(o *measurements.Observed) { o.PCRs[measurements.SHA256][10] = other[measurements.SHA256] }, true,
+			[]brief{{10, measurements.ReasonValue, measurements.ComponentIMA, "value of PCR 10", false}}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := prediction(t)
+			o := artifacttest.Observed(p, artifacttest.EventsOf(p))
+			test.change(o)
+			c, err := measurements.Compare(p, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, briefs(c)); c.Match != test.match || diff != "" {
+				t.Errorf("match: %v, want %v; findings (-want +got): %s", c.Match, test.match, diff)
+			}
+		})
+	}
+}
+
+func TestCompareInitialized(t *testing.T) {
+	p := prediction(t)
+	q := p.Initialized([]byte("cluster"))
+	o := artifacttest.Observed(q, artifacttest.EventsOf(q))
+	for name, test := range map[string]struct {
+		p    *measurements.Prediction
+		want bool
+	}{"own cluster": {q, true}, "fresh node wanted": {p, false}, "other cluster": {p.Initialized([]byte("other")), false}} {
+		if c, err := measurements.Compare(test.p, o); err != nil || c.Match != test.want {
+			t.Errorf("%s: %v, want match %v", name, err, test.want)
+		}
+	}
+	if len(p.Events) != len(q.Events)-1 {
+		t.Error("the original prediction was changed")
+	}
+}
+
+// Events that the prediction names as unknown do not fail, and PCR 10 is
+// explained by the values of the others.
+func TestCompareUnpredicted(t *testing.T) {
+	p := prediction(t)
+	p.Events = p.Events[:len(p.Events)-1]
+	p.Unpredicted = []measurements.Unpredicted{{PCR: 1, Event: "ACPI", Why: "test"}, {PCR: 10, Event: "boot_aggregate", Why: "test"}}
+	p.PCRs = p.Replay()
+	o := artifacttest.Observed(p, append(artifacttest.EventsOf(p), event(1, tcg.PlatformConfigFlags, "ACPI DATA")))
+	for a := range o.PCRs {
+		d, err := measurements.BootAggregate(o.PCRs[measurements.SHA256])
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.PCRs[a][10] = a.Extend(a.Zero(), d[a])
+	}
+	c, err := measurements.Compare(p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !c.Match || len(c.Findings) != 0 {
+		t.Errorf("match %v, findings %v", c.Match, c.Findings)
+	}
+	if c.PCRs[1].Status != measurements.StatusUnpredicted || c.PCRs[10].Status != measurements.StatusExplained || c.PCRs[4].Status != measurements.StatusMatch {
+		t.Errorf("status of PCR 1, 10, 4: %s, %s, %s", c.PCRs[1].Status, c.PCRs[10].Status, c.PCRs[4].Status)
+	}
+}
+
+func TestCompareRefuses(t *testing.T) {
+	p := prediction(t)
+	o := artifacttest.Observed(p, artifacttest.EventsOf(p))
+	o.EventLog = o.EventLog[:len(o.EventLog)-1]
+	var e *tcg.Error
+	if _, err := measurements.Compare(p, o); !errors.Is(err, measurements.ErrLog) || !errors.As(err, &e) || e.Reason != tcg.ReasonTruncated {
+		t.Errorf("truncated log: %v", err)
+	}
+	o = artifacttest.Observed(p, artifacttest.EventsOf(p))
+	p.PCRs[measurements.SHA256][4] = measurements.SHA256.Zero()
+	if _, err := measurements.Compare(p, o); !errors.Is(err, measurements.ErrFormat) {
+		t.Errorf("prediction that contradicts itself: %v", err)
+	}
+}
+
+// The longest log against a prediction stays cheap.
+func TestCompareHugeLog(t *testing.T) {
+	p := prediction(t)
+	events := artifacttest.EventsOf(p)
+	for len(events) < tcg.MaxEvents {
+		events = append(events, event(4, tcg.EFIAction, "x"))
+	}
+	c, err := measurements.Compare(p, artifacttest.Observed(p, events))
+	if err != nil || c.Match {
+		t.Errorf("match or error: %v", err)
+	}
+}
+
+func FuzzCompare(f *testing.F) {
+	p := prediction(f)
+	o := artifacttest.Observed(p, artifacttest.EventsOf(p))
+	f.Add(o.EventLog)
+	f.Fuzz(func(t *testing.T, log []byte) {
+		o.EventLog = log
+		c, err := measurements.Compare(p, o)
+		if err != nil {
+			return
+		}
+		// The PCRs are as predicted. A log that replays changes nothing, any other
+		// is noticed.
+		for _, x := range c.Findings {
+			if x.Fails && x.Reason != measurements.ReasonLogDoesNotReplay && c.Match {
+				t.Fatalf("failing finding in a match: %+v", x)
+			}
+		}
+	})
+}
