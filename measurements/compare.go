@@ -160,12 +160,13 @@ func (c *comparer) pcrs() {
 		// The log's events are set against the predicted ones, to show them and to
 		// name the difference where there is one.
 		c.events(pcr, known && equal && replays)
-		if known && !equal && len(c.out.Findings) == before {
+		switch {
+		case pcr == imaPCR && r.Status != StatusMatch && c.isBootAggregate():
+			// It follows from PCR 0 to 9, whose differences are told.
+			r.Status = StatusExplained
+		case known && !equal && len(c.out.Findings) == before:
 			c.find(Finding{PCR: pcr, Reason: ReasonValue, Fails: r.Enforced, Component: c.owner(pcr), Event: fmt.Sprintf("value of PCR %d", pcr),
 				Bank: SHA256, Expected: r.ExpectedSHA256, Seen: r.SeenSHA256})
-		}
-		if pcr == imaPCR && r.Status != StatusMatch && c.isBootAggregate() {
-			r.Status = StatusExplained
 		}
 		c.out.PCRs = append(c.out.PCRs, r)
 	}

@@ -65,7 +65,8 @@ func EventsOf(p *measurements.Prediction) []LogEvent {
 }
 
 // Observed is what a machine reports that measured events, and then what the
-// kernel and the cluster added according to p.
+// kernel and the cluster added: the latter according to p, the kernel its boot
+// aggregate.
 func Observed(p *measurements.Prediction, events []LogEvent) *measurements.Observed {
 	o := &measurements.Observed{Version: measurements.Version, PCRs: measurements.Banks{}, EventLog: Log(measurements.Algorithms(), events...)}
 	for _, a := range measurements.Algorithms() {
@@ -79,11 +80,18 @@ func Observed(p *measurements.Prediction, events []LogEvent) *measurements.Obser
 			}
 		}
 		for _, e := range p.Events {
-			if e.PCR == 10 || e.PCR == measurements.ClusterPCR {
+			if e.PCR == measurements.ClusterPCR {
 				pcrs[e.PCR] = a.Extend(pcrs[e.PCR], e.Digests[a])
 			}
 		}
 		o.PCRs[a] = pcrs
+	}
+	aggregate, err := measurements.BootAggregate(o.PCRs[measurements.SHA256])
+	if err != nil {
+		panic(err)
+	}
+	for a, pcrs := range o.PCRs {
+		pcrs[10] = a.Extend(pcrs[10], aggregate[a])
 	}
 	return o
 }
