@@ -129,8 +129,8 @@ func oneLineURIs(text []byte) []string {
 	var uris []string
 	for line := range strings.Lines(string(text)) {
 		line, _, _ = strings.Cut(line, "#")
-		kind, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if kind != "deb" {
+		rest, isDeb := strings.CutPrefix(strings.ReplaceAll(strings.TrimSpace(line), "\t", " "), "deb ")
+		if !isDeb {
 			continue
 		}
 		rest = strings.TrimSpace(rest)
