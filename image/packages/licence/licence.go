@@ -65,48 +65,58 @@ func Expression(text []byte) string {
 		if _, files := stanza["files"]; files || first {
 			name, _, _ := strings.Cut(stanza["license"], "\n")
 			if name != "" {
-				terms = append(terms, term(name))
+				terms = append(terms, clauses(name)...)
 			}
 		}
 		first = false
 	}
-	slices.Sort(terms)
-	terms = slices.Compact(terms)
-	switch len(terms) {
-	case 0:
+	if len(terms) == 0 {
 		return SeeCopyright
-	case 1:
-		return strings.Trim(terms[0], "()")
 	}
-	return strings.Join(terms, " AND ")
+	return conjunction(terms)
 }
 
-// term translates one License field: names joined by "and", "or" and commas.
-func term(field string) string {
-	field = strings.ReplaceAll(strings.ToLower(strings.Join(strings.Fields(field), " ")), ",", "")
-	var alternatives []string
-	for alternative := range strings.SplitSeq(field, " or ") {
-		var all []string
-		for name := range strings.SplitSeq(alternative, " and ") {
-			id, known := spdx[strings.TrimSpace(name)]
-			if !known {
-				return SeeCopyright
+// clauses translates one License field into expressions that all apply. "and"
+// binds more tightly than "or", but less so after a comma (DEP-5, "License
+// specification").
+func clauses(field string) []string {
+	field = strings.ToLower(strings.Join(strings.Fields(field), " "))
+	var result []string
+	for clause := range strings.SplitSeq(field, ", and ") {
+		var alternatives []string
+		for alternative := range strings.SplitSeq(strings.ReplaceAll(clause, ",", ""), " or ") {
+			var all []string
+			for name := range strings.SplitSeq(alternative, " and ") {
+				id, known := spdx[strings.TrimSpace(name)]
+				if !known {
+					return []string{SeeCopyright}
+				}
+				all = append(all, id)
 			}
-			all = append(all, id)
+			alternatives = append(alternatives, conjunction(all))
 		}
-		slices.Sort(all)
-		joined := strings.Join(slices.Compact(all), " AND ")
-		alternatives = append(alternatives, joined)
+		if len(alternatives) == 1 {
+			result = append(result, strings.Split(alternatives[0], " AND ")...)
+			continue
+		}
+		result = append(result, join(alternatives, " OR "))
 	}
-	slices.Sort(alternatives)
-	alternatives = slices.Compact(alternatives)
-	if len(alternatives) == 1 {
-		return alternatives[0]
+	return result
+}
+
+func conjunction(terms []string) string { return join(terms, " AND ") }
+
+// join connects distinct expressions in alphabetical order and puts those into
+// parentheses that consist of several.
+func join(expressions []string, operator string) string {
+	expressions = slices.Compact(slices.Sorted(slices.Values(expressions)))
+	if len(expressions) == 1 {
+		return expressions[0]
 	}
-	for i, a := range alternatives {
-		if strings.Contains(a, " AND ") {
-			alternatives[i] = "(" + a + ")"
+	for i, e := range expressions {
+		if strings.Contains(e, " ") {
+			expressions[i] = "(" + e + ")"
 		}
 	}
-	return "(" + strings.Join(alternatives, " OR ") + ")"
+	return strings.Join(expressions, operator)
 }

@@ -32,21 +32,13 @@ type copyrightFile struct {
 	from string
 }
 
-// describe downloads the packages and enters their licences. A package whose
-// hash the old lock knows keeps its licence and is not fetched again.
-func (u *updater) describe(ctx context.Context, chosen []*archive.Package, before, after *lock.Lock) error {
-	known := map[string]string{}
-	for _, p := range before.Packages {
-		known[p.SHA256] = p.Licence
-	}
+// describe downloads the packages and enters their licences.
+func (u *updater) describe(ctx context.Context, chosen []*archive.Package, after *lock.Lock) error {
 	copyrights := map[string]copyrightFile{}
 	var mutex sync.Mutex
 	var done int
 	err := parallel(ctx, downloads, len(chosen), func(ctx context.Context, i int) error {
 		p := chosen[i]
-		if known[p.SHA256] != "" && u.export == "" {
-			return nil
-		}
 		data, err := u.fetch(ctx, p)
 		if err != nil {
 			return fmt.Errorf("%s %s: %w", p.Name, p.Version.String(), err)
@@ -70,9 +62,6 @@ func (u *updater) describe(ctx context.Context, chosen []*archive.Package, befor
 	}
 	for i := range after.Packages {
 		p := &after.Packages[i]
-		if p.Licence = known[p.SHA256]; p.Licence != "" {
-			continue
-		}
 		file := copyrights[p.Name]
 		if file.from != "" {
 			file = copyrights[file.from]

@@ -55,7 +55,7 @@ func (u *updater) update(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := u.describe(ctx, chosen, before, after); err != nil {
+	if err := u.describe(ctx, chosen, after); err != nil {
 		return err
 	}
 	return u.finish(path, before, after)
