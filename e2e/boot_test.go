@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/constellation-os/constellation/cli/local/machine"
+	"github.com/constellation-os/constellation/e2e/tamper"
+	"github.com/constellation-os/constellation/measurements"
+)
+
+// TestImageMeasuresWhatIsPredicted boots the image cold and compares every PCR in
+// both banks and every event.
+func TestImageMeasuresWhatIsPredicted(t *testing.T) {
+	want := reference(t)
+	published, err := measurements.ParsePrediction(read(t, filepath.Join(folder(t, imageEnv), "measurements.json")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(published, predicted(t, config(t), nil)); diff != "" {
+		t.Errorf("the published measurements are not those of the image beside them (-published +predicted):\n%s", diff)
+	}
+	for i := range 3 {
+		t.Run(fmt.Sprintf("boot %d", i+1), func(t *testing.T) {
+			observed, err := boot(t, config(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			assertEqualPCRs(t, want, observed)
+			c, err := measurements.Compare(want, observed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !c.Match || len(c.Findings) > 0 {
+				t.Errorf("the comparison finds differences: %+v", c.Findings)
+			}
+			for _, e := range c.Events {
+				if e.Status != measurements.StatusMatch {
+					t.Errorf("an event is not accounted for: %+v", e)
+				}
+			}
+			if len(want.Unpredicted) > 0 {
+				t.Errorf("the prediction leaves out %+v", want.Unpredicted)
+			}
+		})
+	}
+}
+
+// assertEqualPCRs compares values directly, not by the code under test.
+func assertEqualPCRs(t *testing.T, want *measurements.Prediction, got *measurements.Observed) {
+	t.Helper()
+	for _, bank := range []measurements.Algorithm{measurements.SHA256, measurements.SHA384} {
+		for pcr := range 16 {
+			if w, g := want.PCRs[bank][pcr].String(), got.PCRs[bank][pcr].String(); w == "" || w != g {
+				t.Errorf("%s PCR %d is %q, predicted %q", bank, pcr, g, w)
+			}
+		}
+	}
+}
+
+// finding is what a tampered boot's explanation must say.
+type finding struct {
+	PCR       int
+	Reason    measurements.Reason
+	Component measurements.Component
+	Fails     bool
+}
+
+// tampering is one way to boot something else.
+type tampering struct {
+	name    string
+	telling bool // run always, not only in the campaign
+	// change turns the machine, which has a disk of its own if disk is not nil,
+	// into a tampered one.
+	change func(t *testing.T, c *machine.Config, disk *tamper.Disk) error
+	want   []finding
+}
+
+func tamperings() []tampering {
+	return []tampering{
+		{
+			name: "another command line", telling: true,
+			change: func(_ *testing.T, _ *machine.Config, disk *tamper.Disk) error {
+				return disk.CommandLine("loglevel=5", "loglevel=6")
+			},
+		},
+		{
+			name: "one byte of the initrd",
+			change: func(_ *testing.T, _ *machine.Config, disk *tamper.Disk) error {
+				return disk.Initrd()
+			},
+		},
+		{
+			name: "a credential on the EFI partition", telling: true,
+			change: func(_ *testing.T, _ *machine.Config, disk *tamper.Disk) error {
+				return disk.AddFile("/loader/credentials/evil.cred", []byte("evil"))
+			},
+		},
+		{
+			name: "an add-on on the EFI partition",
+			change: func(t *testing.T, _ *machine.Config, disk *tamper.Disk) error {
+				return disk.AddFile("/loader/addons/evil.addon.efi", tamper.Addon("systemd.log_level=debug"))
+			},
+		},
+		{
+			name: "a moved partition",
+			change: func(_ *testing.T, _ *machine.Config, disk *tamper.Disk) error {
+				return disk.MoveTree()
+			},
+		},
+		{
+			name: "another variable store",
+			change: func(t *testing.T, c *machine.Config, _ *tamper.Disk) error {
+				vars := filepath.Join(t.TempDir(), "vars.fd")
+				from := c.Firmware.Vars
+				c.Firmware.Vars = vars
+				return tamper.AddAllowedHash(from, vars)
+			},
+		},
+		{
+			name: "an injected ACPI table", telling: true,
+			change: func(t *testing.T, c *machine.Config, _ *tamper.Disk) error {
+				table := filepath.Join(t.TempDir(), "table.aml")
+				c.ExtraArgs = []string{"-acpitable", "sig=SSDT,data=" + table}
+				return tamper.ACPITable(table)
+			},
+		},
+		{
+			name: "a TPM without a SHA-384 bank",
+			change: func(_ *testing.T, c *machine.Config, _ *tamper.Disk) error {
+				c.TPM.Banks = []string{"sha256"}
+				return nil
+			},
+		},
+		{
+			name: "no TPM",
+			change: func(_ *testing.T, c *machine.Config, _ *tamper.Disk) error {
+				c.TPM.Absent = true
+				return nil
+			},
+		},
+	}
+}
+
+// TestTamperingIsExplained boots machines that differ from the image's and
+// asserts that the comparison says exactly how.
+func TestTamperingIsExplained(t *testing.T) {
+	want := reference(t)
+	for _, tc := range tamperings() {
+		if !tc.telling && !*campaign {
+			continue
+		}
+		t.Run(tc.name, func(t *testing.T) {
+			c := config(t)
+			disk, err := tamper.CopyDisk(c.Disk, filepath.Join(t.TempDir(), "disk.raw"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer disk.Close()
+			c.Disk = disk.Path
+			if err := tc.change(t, &c, disk); err != nil {
+				t.Fatal(err)
+			}
+			observed, err := boot(t, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			comparison, err := measurements.Compare(want, observed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []finding
+			for _, f := range comparison.Findings {
+				t.Logf("PCR %d, %s, %s: %s", f.PCR, f.Reason, f.Component, f.Explanation)
+				got = append(got, finding{f.PCR, f.Reason, f.Component, f.Fails})
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("explanation (-want +got):\n%s", diff)
+			}
+			if fails := slices.ContainsFunc(tc.want, func(f finding) bool { return f.Fails }); comparison.Match == fails {
+				t.Errorf("the verdict is match=%t, want %t", comparison.Match, !fails)
+			}
+		})
+	}
+}
+
+// TestFlippedRootNeverReachesServices flips one bit of the root file system. The
+// measurements cannot show that, the root hash does: the kernel refuses.
+func TestFlippedRootNeverReachesServices(t *testing.T) {
+	c := config(t)
+	disk, err := tamper.CopyDisk(c.Disk, filepath.Join(t.TempDir(), "disk.raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	const superblock = 1024 // of EROFS: every boot reads it
+	if err := disk.Root(superblock); err != nil {
+		t.Fatal(err)
+	}
+	c.Disk = disk.Path
+	console := &transcript{}
+	c.Console = console
+	_, err = boot(t, c)
+	var failed *machine.BootError
+	if !errors.As(err, &failed) || !errors.Is(err, machine.ErrEnded) || failed.Exit.Reason != "guest-reset" {
+		t.Errorf("the boot ended with %v, want the guest to reset itself", err)
+	}
+	for _, sign := range []string{"data block 0 is corrupted", "Kernel panic - not syncing: dm-verity device corrupted"} {
+		if !console.contains(sign) {
+			t.Errorf("the console does not show %q", sign)
+		}
+	}
+	for _, sign := range []string{"Measurements of this boot", "systemd[1]", "Welcome to"} {
+		if console.contains(sign) {
+			t.Errorf("the console shows %q: the root was used", sign)
+		}
+	}
+}

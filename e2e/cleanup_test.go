@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/constellation-os/constellation/cli/local/machine"
+)
+
+// childEnv makes this test binary a program that runs one machine: its value is
+// the disk, the firmware's halves follow as arguments.
+const childEnv = "E2E_CHILD_DISK"
+
+// running is what the child prints once its machine runs.
+const running = "running"
+
+// child runs a machine until it is interrupted.
+func child() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	args := os.Args[len(os.Args)-2:]
+	m, err := machine.Start(ctx, machine.Config{
+		Disk: os.Getenv(childEnv), Firmware: machine.Firmware{Code: args[0], Vars: args[1]},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println(running)
+	<-m.Done()
+	return 0
+}
+
+// TestNothingOutlivesItsOwner ends a program that runs a machine in three ways
+// and waits for the end of every process that it had started.
+func TestNothingOutlivesItsOwner(t *testing.T) {
+	for name, how := range map[string]os.Signal{
+		"interrupted": os.Interrupt, "terminated": unix.SIGTERM, "killed": os.Kill,
+	} {
+		t.Run(name, func(t *testing.T) {
+			scratch := filepath.Join(t.TempDir(), "tmp")
+			if err := os.Mkdir(scratch, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			c := config(t)
+			owner := exec.Command(os.Args[0], c.Firmware.Code, c.Firmware.Vars)
+			owner.Env = append(os.Environ(), childEnv+"="+c.Disk, "TMPDIR="+scratch)
+			owner.Stderr = os.Stderr
+			out, err := owner.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := owner.Start(); err != nil {
+				t.Fatal(err)
+			}
+			line, err := bufio.NewReader(out).ReadString('\n')
+			if err != nil || line != running+"\n" {
+				t.Fatalf("the program says %q, %v", line, err)
+			}
+			if entries, err := os.ReadDir(scratch); err != nil || len(entries) != 1 {
+				t.Fatalf("the running machine has %d folders, %v, want 1", len(entries), err)
+			}
+			if err := owner.Process.Signal(how); err != nil {
+				t.Fatal(err)
+			}
+			_ = owner.Wait() // killed, or ended as it likes
+			// QEMU, swtpm and the keeper are now our children, if they live. Waiting
+			// for them has no deadline but the test's: hanging is failing.
+			for {
+				if _, err := unix.Wait4(-1, nil, 0, nil); errors.Is(err, unix.ECHILD) {
+					break
+				} else if err != nil && !errors.Is(err, unix.EINTR) {
+					t.Fatal(err)
+				}
+			}
+			entries, err := os.ReadDir(scratch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(entries) > 0 {
+				t.Errorf("files are left: %v", entries)
+			}
+		})
+	}
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// campaign runs every case, not only the telling ones.
+var campaign = flag.Bool("campaign", false, "run every case")
+
+// Environment variables that say where the artifacts are. Relative paths are
+// Bazel's: they begin at the runfiles' root.
+const (
+	imageEnv    = "CONSTELLATION_IMAGE"
+	firmwareEnv = "CONSTELLATION_FIRMWARE"
+	mtoolsEnv   = "MTOOLS"
+)
+
+// TestMain gives the tests a temporary folder of their own and asserts, once they
+// are over, that no process and no file is left of any machine.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if os.Getenv(childEnv) != "" {
+		os.Exit(child())
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	for _, name := range []string{imageEnv, firmwareEnv, mtoolsEnv} {
+		if err := resolve(name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	scratch, err := os.MkdirTemp("", "e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(scratch)
+	os.Setenv("TMPDIR", scratch)
+	// Whatever loses its parent becomes our child, and so cannot hide.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		fmt.Fprintln(os.Stderr, "become the parent of orphans:", err)
+		return 1
+	}
+	code := m.Run()
+	if err := leftovers(scratch); err != nil {
+		fmt.Fprintln(os.Stderr, "FAIL: after all tests:", err)
+		code = 1
+	}
+	return code
+}
+
+// resolve makes a path in the environment absolute.
+func resolve(name string) error {
+	path := os.Getenv(name)
+	if path == "" || filepath.IsAbs(path) || path == filepath.Base(path) {
+		return nil
+	}
+	root := filepath.Join(os.Getenv("TEST_SRCDIR"), os.Getenv("TEST_WORKSPACE"))
+	path, err := filepath.Abs(filepath.Join(root, path))
+	if err != nil {
+		return err
+	}
+	return os.Setenv(name, path)
+}
+
+// leftovers returns an error that names what is left of machines: processes that
+// are or became children of this one, files in the temporary folder.
+func leftovers(scratch string) error {
+	var found error
+	var status unix.WaitStatus
+	if pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil); err == nil {
+		found = fmt.Errorf("a process is left (0 if it still runs): %d", pid)
+	} else if !errors.Is(err, unix.ECHILD) {
+		found = err
+	}
+	entries, err := os.ReadDir(scratch)
+	if err != nil {
+		return errors.Join(found, err)
+	}
+	for _, e := range entries {
+		found = errors.Join(found, fmt.Errorf("a file is left: %s", e.Name()))
+	}
+	return found
+}
