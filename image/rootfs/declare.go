@@ -17,6 +17,7 @@ import (
 //	link      PATH TARGET
 //	empty     PATH MODE
 //	collect   PATH PATTERN      a file made of all files that match, in path order; the sources are removed
+//	mode      PATH MODE         another mode for a file that is there
 //	remove    PATH              a file or link that a package's pattern brought, or an empty directory
 //
 // # begins a comment.
@@ -62,6 +63,13 @@ func (t Tree) declare(fields []string) error {
 		return t.Add(arguments[0], &Node{Type: tar.TypeReg, Mode: mode, Origin: ownRule})
 	case kind == "collect" && len(arguments) == 2:
 		return t.collect(arguments[0], arguments[1])
+	case kind == "mode" && len(arguments) == 2:
+		mode, err := strconv.ParseInt(arguments[1], 8, 16)
+		if err != nil || t[arguments[0]] == nil {
+			return fmt.Errorf("mode %s %s: no such file or no such mode", arguments[0], arguments[1])
+		}
+		t[arguments[0]].Mode = mode
+		return nil
 	case kind == "remove" && len(arguments) == 1:
 		if t[arguments[0]] == nil {
 			return fmt.Errorf("remove %s: no such file", arguments[0])

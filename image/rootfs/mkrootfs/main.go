@@ -2,7 +2,7 @@
 
 // Command mkrootfs composes the root of the image, see package rootfs.
 //
-// Its inputs are listed in one JSON file, see type inputs.
+// Its inputs are listed in one JSON file, see type rootfs.Inputs.
 package main
 
 import (
@@ -18,34 +18,6 @@ import (
 	"github.com/constellation-os/constellation/image/kernelmodule"
 	"github.com/constellation-os/constellation/image/rootfs"
 )
-
-// inputs is the content of the file that -inputs names. All paths are the builder's.
-type inputs struct {
-	// Packages are the .deb files that bring files by the selection, KernelPackage the one that brings modules.
-	Packages      []string `json:"packages"`
-	KernelPackage string   `json:"kernelPackage"`
-	// Selections and Declarations are read in order; Modules lists the kernel modules.
-	Selections   []string `json:"selections"`
-	Declarations []string `json:"declarations"`
-	Modules      []string `json:"modules"`
-	// Files maps a path below the root to the file that becomes it; an origin may be given after the path.
-	Files []file `json:"files"`
-	// Ldconfig and Depmod are the programs.
-	Ldconfig string `json:"ldconfig"`
-	Depmod   string `json:"depmod"`
-	// Executables is the golden list, GoldenName what to call it in a message.
-	Executables string `json:"executables"`
-	GoldenName  string `json:"goldenName"`
-	// Debug allows a shell.
-	Debug bool `json:"debug"`
-}
-
-type file struct {
-	Source string `json:"source"`
-	Path   string `json:"path"`
-	Mode   int64  `json:"mode"`
-	Origin string `json:"origin"`
-}
 
 func main() {
 	list := flag.String("inputs", "", "JSON file that lists the inputs")
@@ -64,7 +36,7 @@ func run(list, out, files, executables string) error {
 	if err != nil {
 		return err
 	}
-	var in inputs
+	var in rootfs.Inputs
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&in); err != nil {
@@ -88,7 +60,7 @@ func run(list, out, files, executables string) error {
 	return archive.Close()
 }
 
-func compose(in inputs) (rootfs.Tree, error) {
+func compose(in rootfs.Inputs) (rootfs.Tree, error) {
 	selections, err := readAll(in.Selections)
 	if err != nil {
 		return nil, err
@@ -141,7 +113,7 @@ func compose(in inputs) (rootfs.Tree, error) {
 
 // writeLists writes what the root consists of and then refuses a root that breaks the image's promises, so that the
 // lists are there to look at.
-func writeLists(tree rootfs.Tree, in inputs, files, executables string) error {
+func writeLists(tree rootfs.Tree, in rootfs.Inputs, files, executables string) error {
 	description, err := json.MarshalIndent(tree.Files(), "", " ")
 	if err != nil {
 		return err

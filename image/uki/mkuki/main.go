@@ -21,7 +21,7 @@ func main() {
 	stub := flag.String("stub-package", "", "the .deb that holds systemd's UEFI stub")
 	kernel := flag.String("kernel-package", "", "the .deb that holds the kernel")
 	initrd := flag.String("initrd", "", "the initrd")
-	commandLine := flag.String("cmdline", "", "file that holds the kernel command line without the root's parameters, # begins a comment")
+	commandLine := flag.String("cmdline", "", "files, separated by commas, that hold the kernel command line without the root's parameters; # begins a comment")
 	root := flag.String("root", "", "the JSON description of the root that mkverity wrote")
 	osRelease := flag.String("os-release", "", "file that holds the os-release")
 	out := flag.String("out", "", "the image to write")
@@ -48,9 +48,13 @@ func run(stub, kernel, initrd, commandLine, root, osRelease, out string) error {
 	if contents.Initrd, err = os.ReadFile(initrd); err != nil {
 		return err
 	}
-	line, err := os.ReadFile(commandLine)
-	if err != nil {
-		return err
+	var words []string
+	for name := range strings.SplitSeq(commandLine, ",") {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		words = append(words, uki.CommandLine(string(text)))
 	}
 	description, err := os.ReadFile(root)
 	if err != nil {
@@ -60,7 +64,7 @@ func run(stub, kernel, initrd, commandLine, root, osRelease, out string) error {
 	if err != nil {
 		return err
 	}
-	contents.CommandLine = fmt.Sprintf("%s=%s %s=%d %s", verity.HashParameter, hash, verity.BlocksParameter, blocks, uki.CommandLine(string(line)))
+	contents.CommandLine = fmt.Sprintf("%s=%s %s=%d %s", verity.HashParameter, hash, verity.BlocksParameter, blocks, strings.Join(words, " "))
 	if contents.OSRelease, err = os.ReadFile(osRelease); err != nil {
 		return err
 	}
