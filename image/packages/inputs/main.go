@@ -7,7 +7,7 @@
 //
 //	debian   NAME VERSION sha256:HEX    locked packages
 //	go       MODULE VERSION h1:BASE64   modules of every go.sum in the tree
-//	sdk      go VERSION h1:BASE64       the Go toolchain that compiles
+//	sdk      go VERSION sha256:HEX      the Go toolchain that compiles
 //	bazel    MODULE VERSION -           rules, whose hashes the registry of modules holds
 //
 // Two builds whose lists and commits are equal had the same inputs. The list is
@@ -112,7 +112,7 @@ func goLines(path string) ([]string, error) {
 var (
 	bazelDep = regexp.MustCompile(`bazel_dep\(\s*name = "([^"]+)",\s*version = "([^"]+)"`)
 	goPin    = regexp.MustCompile(`go_toolchain\.pin\(([^)]*)\)`)
-	checksum = regexp.MustCompile(`checksum = "([^"]+)"`)
+	checksum = regexp.MustCompile(`sha256 = "([^"]+)"`)
 	version  = regexp.MustCompile(`version = "([^"]+)"`)
 )
 
@@ -132,7 +132,7 @@ func bazelLines(path string) ([]string, error) {
 	}
 	sum, number := checksum.FindSubmatch(pin[1]), version.FindSubmatch(pin[1])
 	if sum == nil || number == nil {
-		return nil, errors.New("the pin of the Go toolchain in MODULE.bazel has no checksum or version")
+		return nil, errors.New("the pin of the Go toolchain in MODULE.bazel has no sha256 or version")
 	}
-	return append(lines, fmt.Sprintf("sdk go %s %s\n", number[1], sum[1])), nil
+	return append(lines, fmt.Sprintf("sdk go %s sha256:%s\n", number[1], sum[1])), nil
 }

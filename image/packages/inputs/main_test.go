@@ -30,7 +30,7 @@ func tree() map[string]string {
 	return map[string]string{
 		"MODULE.bazel": `bazel_dep(name = "rules_go", version = "0.60.0")
 go_toolchain.pin(
-    checksum = "h1:go=",
+    sha256 = "0123",
     goos = "linux",
     version = "1.26.8",
 )
@@ -53,7 +53,7 @@ func TestList(t *testing.T) {
 		"debian a 1 sha256:" + strings.Repeat("01", 32) + "\n" +
 		"go example.org/b v1.0.0 h1:b=\n" +
 		"go example.org/c v1.0.0 h1:c=\n" +
-		"sdk go 1.26.8 h1:go=\n"
+		"sdk go 1.26.8 sha256:0123\n"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
