@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package policy is the one document that says which machines are let in: by which
+// technologies they may prove themselves, what they may have booted, who must
+// vouch for their devices, and what each known device is called and may be.
+//
+// A policy is a JSON file of at most 1 MiB. To sign it, sign its bytes: nothing
+// here depends on anything outside of it. Parse is strict. What a policy leaves
+// out never means "anything goes": Parse refuses it and names what is missing.
+//
+// Parse does not check a signature, and a policy says nothing about the moment:
+// expiry dates in it are judged when evidence is.
+package policy
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/constellation-os/constellation/attestation"
+	"github.com/constellation-os/constellation/measurements"
+	accepted "github.com/constellation-os/constellation/measurements/policy"
+)
+
+// Version is the only version of the format.
+const Version = 1
+
+// Limits of Parse.
+const (
+	MaxSize        = 1 << 20 // bytes of JSON
+	maxDepth       = 16      // JSON values inside values
+	maxAuthorities = 64
+	maxInventory   = 4096
+	maxFloors      = 64
+	maxName        = 63 // bytes, as of a DNS label (RFC 1123, section 2.1)
+)
+
+// TPM is the only technology that a policy may allow so far.
+const TPM attestation.Technology = "tpm"
+
+// Roles that an inventory may grant.
+const (
+	ControlPlane = "control-plane"
+	Worker       = "worker"
+)
+
+// Document is a valid policy.
+type Document struct {
+	// Technologies that are allowed.
+	Technologies []attestation.Technology
+	// Measurements that are accepted, each with its expiry.
+	Measurements *accepted.Policy
+	// Authorities that vouch for endorsement keys.
+	Authorities []*x509.Certificate
+	// Floors below which a security version is refused.
+	Floors []Floor
+	// Digest is the SHA-256 of the document's bytes, to name it in logs.
+	Digest measurements.Digest
+
+	inventory map[string]attestation.Grant
+}
+
+// Floor is the lowest accepted security version of a component.
+type Floor struct {
+	Technology attestation.Technology `json:"technology"`
+	Component  string                 `json:"component"`
+	Minimum    uint64                 `json:"minimum"`
+}
+
+// document is the JSON form.
+type document struct {
+	Version      *int                     `json:"version"`
+	Technologies []attestation.Technology `json:"technologies"`
+	Measurements json.RawMessage          `json:"measurements"`
+	Endorsement  *endorsement             `json:"endorsement"`
+	Floors       []Floor                  `json:"tcb_floors"`
+}
+
+type endorsement struct {
+	// Authorities in PEM, one certificate each.
+	Authorities []string `json:"authorities"`
+	Inventory   []entry  `json:"inventory"`
+}
+
+type entry struct {
+	Kind     attestation.IdentityKind `json:"kind"`
+	Identity measurements.Digest      `json:"identity"`
+	Name     string                   `json:"name"`
+	Role     string                   `json:"role"`
+}
+
+// Error is why a document is no policy. Its attestation reason is ReasonPolicy.
+type Error struct {
+	// Missing names the fields that a policy must have and this one has not.
+	Missing []string
+	// Registers are the PCRs that a policy must name and this one does not.
+	Registers []int
+	Err       error
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	if len(e.Missing) > 0 {
+		return "policy: it lacks " + strings.Join(e.Missing, ", ")
+	}
+	return fmt.Sprintf("policy: %v", e.Err)
+}
+
+// Unwrap makes attestation.ReasonOf find ReasonPolicy.
+func (e *Error) Unwrap() error {
+	return &attestation.Error{Reason: attestation.ReasonPolicy, Err: e.Err}
+}
+
+func refuse(format string, args ...any) error { return &Error{Err: fmt.Errorf(format, args...)} }
+
+// Parse reads a policy. Every error is an *Error.
+func Parse(data []byte) (*Document, error) {
+	if len(data) > MaxSize {
+		return nil, refuse("%d bytes, at most %d", len(data), MaxSize)
+	}
+	if err := checkJSON(data); err != nil {
+		return nil, refuse("%w", err)
+	}
+	var raw document
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&raw); err != nil {
+		return nil, refuse("%w", err)
+	}
+	if missing := raw.missing(); missing != nil {
+		return nil, &Error{Missing: missing, Err: errors.New("incomplete")}
+	}
+	if *raw.Version != Version {
+		return nil, refuse("version %d, this program reads %d", *raw.Version, Version)
+	}
+	d := &Document{Technologies: raw.Technologies, inventory: map[string]attestation.Grant{}}
+	sum := sha256.Sum256(data)
+	d.Digest = sum[:]
+	for _, step := range []func(*document) error{d.technologies, d.measurements, d.authorities, d.entries, d.floors} {
+		if err := step(&raw); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// missing names all that is, so that a policy is not mended one error at a time.
+func (raw *document) missing() (names []string) {
+	for name, there := range map[string]bool{
+		"version":      raw.Version != nil,
+		"technologies": len(raw.Technologies) > 0,
+		"measurements": len(raw.Measurements) > 0 && string(raw.Measurements) != "null",
+		"endorsement.authorities or endorsement.inventory": raw.Endorsement != nil &&
+			len(raw.Endorsement.Authorities)+len(raw.Endorsement.Inventory) > 0,
+	} {
+		if !there {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (d *Document) technologies(raw *document) error {
+	for i, t := range raw.Technologies {
+		if t != TPM {
+			return refuse("technology %q is not known; known is %q", t, TPM)
+		}
+		if slices.Contains(raw.Technologies[:i], t) {
+			return refuse("technology %q is there twice", t)
+		}
+	}
+	return nil
+}
+
+func (d *Document) measurements(raw *document) error {
+	m, err := accepted.Parse(raw.Measurements)
+	if err != nil {
+		out := &Error{Err: fmt.Errorf("measurements: %w", err)}
+		var e *accepted.Error
+		if errors.As(err, &e) && (e.Reason == accepted.ReasonMissingRegisters || e.Reason == accepted.ReasonEmpty) {
+			out.Registers = e.Registers
+		}
+		return out
+	}
+	d.Measurements = m
+	return nil
+}
+
+func (d *Document) authorities(raw *document) error {
+	if len(raw.Endorsement.Authorities) > maxAuthorities {
+		return refuse("%d authorities, at most %d", len(raw.Endorsement.Authorities), maxAuthorities)
+	}
+	for i, text := range raw.Endorsement.Authorities {
+		block, rest := pem.Decode([]byte(text))
+		if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) != 0 {
+			return refuse("authority %d is not one certificate in PEM", i)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return refuse("authority %d: %w", i, err)
+		}
+		if !c.IsCA || !c.BasicConstraintsValid {
+			return refuse("authority %d, %q, is not a certificate authority", i, c.Subject)
+		}
+		d.Authorities = append(d.Authorities, c)
+	}
+	return nil
+}
+
+func (d *Document) entries(raw *document) error {
+	if len(raw.Endorsement.Inventory) > maxInventory {
+		return refuse("%d entries in the inventory, at most %d", len(raw.Endorsement.Inventory), maxInventory)
+	}
+	names := map[string]bool{}
+	for i, e := range raw.Endorsement.Inventory {
+		if e.Kind != attestation.EndorsementKey || len(e.Identity) != sha256.Size {
+			return refuse("entry %d of the inventory: want kind %q and a SHA-256 digest", i, attestation.EndorsementKey)
+		}
+		if !validName(e.Name) {
+			return refuse("entry %d of the inventory: the name is not 1 to %d of a-z, 0-9, - with neither end a dash", i, maxName)
+		}
+		if e.Role != ControlPlane && e.Role != Worker {
+			return refuse("entry %d of the inventory, %s: role %q is neither %q nor %q", i, e.Name, e.Role, ControlPlane, Worker)
+		}
+		key := inventoryKey(attestation.Identity{Kind: e.Kind, Value: e.Identity})
+		if _, twice := d.inventory[key]; twice || names[e.Name] {
+			return refuse("entry %d of the inventory, %s: the identity or the name is there twice", i, e.Name)
+		}
+		names[e.Name] = true
+		d.inventory[key] = attestation.Grant{Name: e.Name, Role: e.Role}
+	}
+	return nil
+}
+
+func (d *Document) floors(raw *document) error {
+	if len(raw.Floors) > maxFloors {
+		return refuse("%d floors, at most %d", len(raw.Floors), maxFloors)
+	}
+	for i, f := range raw.Floors {
+		if !slices.Contains(d.Technologies, f.Technology) {
+			return refuse("floor %d is of technology %q, which is not allowed", i, f.Technology)
+		}
+		// A floor that is never compared would look like protection.
+		if f.Technology == TPM {
+			return refuse("floor %d: technology %q reports no security versions", i, f.Technology)
+		}
+	}
+	d.Floors = raw.Floors
+	return nil
+}
+
+// Allows says whether a technology is allowed.
+func (d *Document) Allows(t attestation.Technology) bool { return slices.Contains(d.Technologies, t) }
+
+// Granted is what the inventory says of an identity, nil if it does not list it.
+func (d *Document) Granted(id attestation.Identity) *attestation.Grant {
+	if g, ok := d.inventory[inventoryKey(id)]; ok {
+		return &g
+	}
+	return nil
+}
+
+// CheckPCRs returns the name of the accepted measurements that the values match. Its
+// errors are refusals with ReasonMeasurements, ReasonExpired or ReasonSelection.
+func (d *Document) CheckPCRs(pcrs measurements.Banks, now time.Time) (string, error) {
+	set, err := d.Measurements.Check(pcrs, now)
+	if err == nil {
+		return set.Name, nil
+	}
+	reason := attestation.ReasonMeasurements
+	var e *accepted.Error
+	if errors.As(err, &e) {
+		switch e.Reason {
+		case accepted.ReasonExpired:
+			reason = attestation.ReasonExpired
+		case accepted.ReasonMissingPCR:
+			reason = attestation.ReasonSelection
+		}
+	}
+	return "", &attestation.Error{Reason: reason, Err: err}
+}
+
+func inventoryKey(id attestation.Identity) string { return string(id.Kind) + "/" + id.Value.String() }
+
+func validName(s string) bool {
+	if len(s) == 0 || len(s) > maxName || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+// checkJSON refuses what encoding/json would let pass: a key twice in an object, of
+// which it takes the last, deep nesting, and text after the document.
+func checkJSON(data []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	var keys []map[string]bool // of the open objects; nil for arrays
+	key := false               // the next token is one
+	for {
+		token, err := dec.Token()
+		if errors.Is(err, io.EOF) && len(keys) == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if delim, ok := token.(json.Delim); ok {
+			switch delim {
+			case '{':
+				keys = append(keys, map[string]bool{})
+			case '[':
+				keys = append(keys, nil)
+			default:
+				keys = keys[:len(keys)-1]
+			}
+			if len(keys) > maxDepth {
+				return fmt.Errorf("values more than %d deep", maxDepth)
+			}
+			key = len(keys) > 0 && keys[len(keys)-1] != nil
+		} else if key {
+			name := strings.ToLower(token.(string)) // encoding/json ignores the case
+			if top := keys[len(keys)-1]; top[name] {
+				return fmt.Errorf("%q twice in one object", name)
+			} else {
+				top[name] = true
+			}
+			key = false
+			continue
+		} else {
+			key = len(keys) > 0 && keys[len(keys)-1] != nil
+		}
+		if len(keys) == 0 && dec.More() {
+			return errors.New("something follows the document")
+		}
+	}
+}
