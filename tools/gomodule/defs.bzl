@@ -87,7 +87,7 @@ def go_module_binaries(name, go_mod, modules, binaries, go_sum = "go.sum", gotag
       binaries: main package of each program, by the program's name, which becomes a label.
       go_sum: the module's go.sum.
       gotags: build tags.
-      x_defs: values of string variables, as for the linker's -X.
+      x_defs: values of string variables, as for the linker's -X; "@MODULE" stands for that module's version in go.mod.
       **kwargs: common attributes.
     """
     _go_module_binaries(

@@ -106,6 +106,10 @@ func (j *job) goBuild(scratch, module, binaries string) error {
 	}
 	linker := []string{"-s", "-w", "-buildid="}
 	for _, x := range j.xDefs {
+		x, err := withVersion(x, j.goMod)
+		if err != nil {
+			return err
+		}
 		linker = append(linker, "-X", x)
 	}
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags=" + j.tags, "-ldflags=" + strings.Join(linker, " "), "-o", binaries + "/"}
@@ -136,6 +140,26 @@ func (j *job) goBuild(scratch, module, binaries string) error {
 		return fmt.Errorf("go build %s: %w\n%s", strings.Join(j.packages, " "), err, output)
 	}
 	return nil
+}
+
+// withVersion replaces the value "@MODULE" of a variable by the version of that
+// module in go.mod, so that it is written down once.
+func withVersion(definition, goMod string) (string, error) {
+	variable, module, found := strings.Cut(definition, "=@")
+	if !found {
+		return definition, nil
+	}
+	text, err := os.ReadFile(goMod)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
+		if len(fields) >= 2 && fields[0] == module && strings.HasPrefix(fields[1], "v") {
+			return variable + "=" + fields[1], nil
+		}
+	}
+	return "", fmt.Errorf("%s requires no %s", goMod, module)
 }
 
 // commandName is what "go build" calls the program of a package: the last
