@@ -126,6 +126,9 @@ func bootOnce(ctx context.Context, c Config, o BootOptions, attempt int, ready f
 	if err == nil {
 		return m, nil
 	}
+	if errors.Is(err, errMachineEnded) {
+		<-m.Done() // which takes a moment more
+	}
 	failure := &BootError{Cause: err, Stage: stages.current(), Attempt: attempt, Elapsed: time.Since(m.Started())}
 	if cause != nil {
 		failure.Cause = cause
@@ -143,12 +146,12 @@ func bootOnce(ctx context.Context, c Config, o BootOptions, attempt int, ready f
 	return nil, failure
 }
 
-// watchInterval is how often a machine is looked at.
+// watchInterval is how often a machine is looked at, at least.
 const watchInterval = time.Second
 
 // watch cancels when the machine has ended or made no progress for too long.
 func (m *Machine) watch(ctx context.Context, stall time.Duration, cancel context.CancelCauseFunc) {
-	ticker := time.NewTicker(watchInterval)
+	ticker := time.NewTicker(min(watchInterval, stall/4))
 	defer ticker.Stop()
 	type sign struct{ console, disk int64 }
 	var last sign
