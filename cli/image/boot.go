@@ -69,7 +69,16 @@ Exit codes: 0 match, 1 mismatch, 2 the machine did not boot or an input is broke
   constellation image boot --console --keep /tmp/boot
   constellation image boot --output json | jq .comparison.findings`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runBoot(cmd, f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for name, path := range map[string]*string{
+				"image": &f.image, "firmware-code": &f.firmwareCode, "firmware-vars": &f.firmwareVars, "keep": &f.keep,
+			} {
+				if cmd.Flags().Changed(name) {
+					*path = fromCaller(*path)
+				}
+			}
+			return runBoot(cmd, f)
+		},
 	}
 	cmd.Flags().StringVar(&f.image, "image", os.Getenv(imageEnv), "folder with "+diskFile+" and "+measurementsFile+" (default: $"+imageEnv+")")
 	cmd.Flags().StringVar(&f.firmwareCode, "firmware-code", defaultFirmware(firmwareCodeFile, defaultFirmwareCode), "OVMF code image")
@@ -88,6 +97,15 @@ func defaultFirmware(name, installed string) string {
 		return filepath.Join(dir, name)
 	}
 	return installed
+}
+
+// fromCaller interprets a path that a person typed: under "bazel run" the working
+// directory is not theirs.
+func fromCaller(path string) string {
+	if from := os.Getenv("BUILD_WORKING_DIRECTORY"); from != "" && path != "" && !filepath.IsAbs(path) {
+		return filepath.Join(from, path)
+	}
+	return path
 }
 
 // bootResult is the command's result as JSON.
@@ -291,10 +309,6 @@ type keep struct {
 func openKeep(dir string) (*keep, error) {
 	if dir == "" {
 		return &keep{}, nil
-	}
-	// Under "bazel run" the working directory is not the caller's.
-	if from := os.Getenv("BUILD_WORKING_DIRECTORY"); from != "" && !filepath.IsAbs(dir) {
-		dir = filepath.Join(from, dir)
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make the folder to keep the boot's traces in: %w", err)
