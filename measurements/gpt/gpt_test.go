@@ -184,11 +184,20 @@ func mayReseal(d []byte) bool {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(disk(f, table()))
-	f.Add(disk(f, &gpt.Table{}))
-	f.Fuzz(func(t *testing.T, d []byte) {
-		if len(d) == sectors*gpt.SectorSize && mayReseal(d) {
-			reseal(d) // else nearly every mutation would end at a checksum
+	// Only what decides is mutated; the rest of the disk stays.
+	base := disk(f, table())
+	f.Add(base[446:512], base[512:604], base[1024:1280], base[len(base)-512:len(base)-420], true)
+	f.Fuzz(func(t *testing.T, mbr, primary, entries, backup []byte, both bool) {
+		d := bytes.Clone(base)
+		copy(d[446:512], mbr)
+		copy(d[512:604], primary)
+		copy(d[1024:2048], entries)
+		copy(d[len(d)-512:], backup)
+		if both { // else nearly every mutation would end at a difference or checksum
+			copy(d[(sectors-33)*gpt.SectorSize:], d[1024:2048])
+			if mayReseal(d) {
+				reseal(d)
+			}
 		}
 		parsed, err := gpt.Parse(bytes.NewReader(d), int64(len(d)))
 		if err != nil {
