@@ -4,6 +4,7 @@ package measurements
 
 import (
 	"bytes"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 
@@ -94,17 +95,48 @@ type Comparison struct {
 // ErrLog is in the chain of errors about an event log that cannot be read.
 var ErrLog = errors.New("unreadable event log")
 
-// Compare judges what was observed by a prediction. It returns an error only for
-// input that cannot be judged (a malformed log, a prediction that is not
-// consistent); every difference is a finding.
-func Compare(p *Prediction, o *Observed) (*Comparison, error) {
+// Reference is a prediction made ready to compare machines with. It may be used
+// by several goroutines at once; the prediction must not change meanwhile.
+type Reference struct {
+	p *Prediction
+	// byPCR are the predicted events of each PCR.
+	byPCR [PCRCount][]*Event
+}
+
+// NewReference checks a prediction for consistency.
+func NewReference(p *Prediction) (*Reference, error) {
 	if err := p.check(); err != nil {
 		return nil, fmt.Errorf("compare: prediction: %w: %w", ErrFormat, err)
 	}
+	r := &Reference{p: p}
+	for i := range p.Events {
+		e := &p.Events[i]
+		r.byPCR[e.PCR] = append(r.byPCR[e.PCR], e)
+	}
+	return r, nil
+}
+
+// Compare judges what was observed by a prediction. It is NewReference and
+// Reference.Compare in one.
+func Compare(p *Prediction, o *Observed) (*Comparison, error) {
+	r, err := NewReference(p)
+	if err != nil {
+		return nil, err
+	}
+	return r.Compare(o)
+}
+
+// Compare judges what was observed. It returns an error only for input that
+// cannot be judged, as a malformed log; every difference is a finding.
+func (r *Reference) Compare(o *Observed) (*Comparison, error) {
 	if err := o.PCRs.check(); err != nil {
 		return nil, fmt.Errorf("compare: observed: %w: %w", ErrFormat, err)
 	}
-	c := &comparer{p: p, o: o, out: &Comparison{Match: true}}
+	c := &comparer{p: r.p, want: &r.byPCR, o: o, out: &Comparison{
+		Match:  true,
+		PCRs:   make([]PCRResult, 0, PCRCount),
+		Events: make([]EventResult, 0, len(r.p.Events)+8),
+	}}
 	if len(o.EventLog) > 0 {
 		log, err := tcg.Parse(o.EventLog)
 		if err != nil {
@@ -118,10 +150,11 @@ func Compare(p *Prediction, o *Observed) (*Comparison, error) {
 }
 
 type comparer struct {
-	p   *Prediction
-	o   *Observed
-	log *tcg.Log // nil if there is none
-	out *Comparison
+	p    *Prediction
+	want *[PCRCount][]*Event
+	o    *Observed
+	log  *tcg.Log // nil if there is none
+	out  *Comparison
 }
 
 func (c *comparer) find(f Finding) {
@@ -203,18 +236,19 @@ func (c *comparer) replays(pcr int) bool {
 		if !ok || !c.log.Has(a.TCG()) {
 			continue
 		}
-		value := a.Zero()
+		var zero [sha512.Size384]byte
+		value := Digest(zero[:a.Size()])
 		if pcr == 0 {
 			value[len(value)-1] = c.log.StartupLocality
 		}
 		for i := range c.log.Events {
 			if e := &c.log.Events[i]; e.PCR == pcr && e.Extends() {
-				value = a.Extend(value, e.Digest(a.TCG()))
+				a.extend(value, e.Digest(a.TCG()))
 			}
 		}
 		if !bytes.Equal(value, seen) {
 			c.find(Finding{PCR: pcr, Reason: ReasonLogDoesNotReplay, Fails: true, Component: c.owner(pcr), Bank: a,
-				Event: fmt.Sprintf("event log of PCR %d", pcr), Expected: seen, Seen: value})
+				Event: fmt.Sprintf("event log of PCR %d", pcr), Expected: seen, Seen: bytes.Clone(value)})
 			return false
 		}
 	}

@@ -116,10 +116,25 @@ type Banks map[Algorithm]PCRs
 
 // Extend returns H(value || digest), TPM 2.0 Library Part 1, section 17.3.
 func (a Algorithm) Extend(value, digest Digest) Digest {
-	h := a.New()
-	h.Write(value)
-	h.Write(digest)
-	return h.Sum(nil)
+	out := append(make(Digest, 0, a.Size()), value...)
+	a.extend(out, digest)
+	return out
+}
+
+// extend replaces value by H(value || digest), without allocating.
+func (a Algorithm) extend(value Digest, digest []byte) {
+	var buf [2 * sha512.Size384]byte
+	both := append(append(buf[:0], value...), digest...)
+	switch a {
+	case SHA256:
+		sum := sha256.Sum256(both)
+		copy(value, sum[:])
+	case SHA384:
+		sum := sha512.Sum384(both)
+		copy(value, sum[:])
+	default:
+		panic("measurements: unknown algorithm " + strconv.Quote(string(a)))
+	}
 }
 
 // Zero is the value of an untouched PCR.

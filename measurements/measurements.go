@@ -248,7 +248,7 @@ func (p *Prediction) Replay() Banks {
 			pcrs[i] = a.Zero()
 		}
 		for _, e := range p.Events {
-			pcrs[e.PCR] = a.Extend(pcrs[e.PCR], e.Digests[a])
+			a.extend(pcrs[e.PCR], e.Digests[a])
 		}
 		for _, u := range p.Unpredicted {
 			delete(pcrs, u.PCR)

@@ -38,9 +38,10 @@ func unpack(body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fail(ReasonCompression, "%v", err)
 	}
-	// Not allocated up front: the size is a claim until that much was unpacked.
-	var out bytes.Buffer
-	if n, err := io.Copy(&out, io.LimitReader(r, int64(size)+1)); err != nil || uint64(n) != size {
+	// The size is a claim until that much was unpacked: firmware packs to about a
+	// tenth, and more than that is not allocated up front.
+	out := bytes.NewBuffer(make([]byte, 0, min(size+bytes.MinRead, 16*uint64(len(packed)))))
+	if n, err := io.Copy(out, io.LimitReader(r, int64(size)+1)); err != nil || uint64(n) != size {
 		return nil, fail(ReasonCompression, "%d of %d bytes unpacked: %v", n, size, err)
 	}
 	return out.Bytes(), nil
