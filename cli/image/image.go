@@ -30,7 +30,7 @@ func Command() *cobra.Command {
 func readInput(cmd *cobra.Command, path string, limit int64) ([]byte, error) {
 	r := cmd.InOrStdin()
 	if path != "-" {
-		f, err := os.Open(path)
+		f, err := os.Open(fromCaller(path))
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/constellation-os/constellation/cli/command"
+	"github.com/constellation-os/constellation/cli/local/machine"
 	"github.com/constellation-os/constellation/measurements"
 	"github.com/constellation-os/constellation/measurements/pcrlock"
 	"github.com/constellation-os/constellation/measurements/predict"
@@ -26,6 +28,7 @@ const (
 func predictCommand() *cobra.Command {
 	var files predict.Files
 	var format string
+	var qemu bool
 	cmd := &cobra.Command{
 		Use:   "predict DISK",
 		Short: "Compute what a TPM reports once this disk has booted",
@@ -34,16 +37,29 @@ boots DISK, and the PCR values that follow, for SHA-256 and SHA-384.
 
 Nothing is booted: the values come from the disk, from OVMF's code and variable
 store, and from the declared shape of the machine. The ACPI tables that QEMU makes
-are part of PCR 1; give its fw_cfg files with --fw-cfg to predict that too.
+are part of PCR 1, which PCR 10 follows: with --qemu it is asked for them (nothing
+boots), with --fw-cfg they are read from a folder.
 
 Formats: text is a table; json is measurements.json, the input of "image compare";
 pcrlock is what systemd-pcrlock reads (one component).`,
 		Example: `  constellation image predict disk.raw
+  constellation image predict disk.raw --qemu
   constellation image predict disk.raw --format json > measurements.json
   constellation image predict disk.raw --format pcrlock > 500-constellation.pcrlock`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			files.Disk = args[0]
+			for name, path := range map[string]*string{
+				"firmware-code": &files.FirmwareCode, "firmware-vars": &files.FirmwareVariables, "machine": &files.Machine, "fw-cfg": &files.FirmwareConfig,
+			} {
+				if cmd.Flags().Changed(name) {
+					*path = fromCaller(*path)
+				}
+			}
+			files.Disk = fromCaller(files.Disk)
+			if qemu {
+				files.AskFirmwareConfig = askQEMU(cmd.Context(), files)
+			}
 			if format == "" {
 				output, err := command.Output(cmd)
 				if err != nil {
@@ -54,12 +70,26 @@ pcrlock is what systemd-pcrlock reads (one component).`,
 			return runPredict(cmd.OutOrStdout(), files, format)
 		},
 	}
-	cmd.Flags().StringVar(&files.FirmwareCode, "firmware-code", defaultFirmwareCode, "OVMF code image")
-	cmd.Flags().StringVar(&files.FirmwareVariables, "firmware-vars", defaultFirmwareVars, "OVMF variable store, as no firmware has written to it")
+	cmd.Flags().StringVar(&files.FirmwareCode, "firmware-code", defaultFirmware(firmwareCodeFile, defaultFirmwareCode), "OVMF code image")
+	cmd.Flags().StringVar(&files.FirmwareVariables, "firmware-vars", defaultFirmware(firmwareVarsFile, defaultFirmwareVars), "OVMF variable store, as no firmware has written to it")
 	cmd.Flags().StringVar(&files.Machine, "machine", "", "JSON file with the machine's shape (default: the declared qemu shape)")
 	cmd.Flags().StringVar(&files.FirmwareConfig, "fw-cfg", "", "directory with QEMU's fw_cfg files (etc/table-loader, ...)")
+	cmd.Flags().BoolVar(&qemu, "qemu", false, "ask the QEMU of this computer for the ACPI tables it makes")
+	cmd.MarkFlagsMutuallyExclusive("qemu", "fw-cfg")
 	cmd.Flags().StringVar(&format, "format", "", "text, json or pcrlock (default: as --output)")
 	return cmd
+}
+
+// askQEMU reads the fw_cfg files from a QEMU whose machine stands still.
+func askQEMU(ctx context.Context, files predict.Files) func(measurements.Machine) (map[string][]byte, error) {
+	return func(shape measurements.Machine) (map[string][]byte, error) {
+		return machine.ReadFirmwareConfig(ctx, machine.Config{
+			Name:     "image-predict",
+			Disk:     files.Disk,
+			Firmware: machine.Firmware{Code: files.FirmwareCode, Vars: files.FirmwareVariables},
+			Shape:    shape,
+		})
+	}
 }
 
 func runPredict(w io.Writer, files predict.Files, format string) error {

@@ -21,6 +21,9 @@ type Files struct {
 	FirmwareVariables string // OVMF_VARS*.fd
 	Machine           string // JSON of measurements.Machine; empty: measurements.QEMU
 	FirmwareConfig    string // directory of fw_cfg files by their names; empty: none
+	// AskFirmwareConfig, if set, gives the fw_cfg files for a machine in place of a
+	// directory.
+	AskFirmwareConfig func(measurements.Machine) (map[string][]byte, error)
 }
 
 // maxConfigSize bounds all fw_cfg files together, in bytes.
@@ -49,7 +52,14 @@ func FromFiles(f Files) (*measurements.Prediction, error) {
 			return nil, fail(ReasonMachine, "%s: %v", f.Machine, err)
 		}
 	}
-	if f.FirmwareConfig != "" {
+	switch {
+	case f.FirmwareConfig != "" && f.AskFirmwareConfig != nil:
+		return nil, errors.New("two sources of fw_cfg files")
+	case f.AskFirmwareConfig != nil:
+		if in.FirmwareConfig, err = f.AskFirmwareConfig(in.Machine); err != nil {
+			return nil, err
+		}
+	case f.FirmwareConfig != "":
 		if in.FirmwareConfig, err = ReadFirmwareConfig(os.DirFS(f.FirmwareConfig)); err != nil {
 			return nil, err
 		}

@@ -98,7 +98,7 @@ func Predict(in Input) (*measurements.Prediction, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{}
+	b := &builder{unpredicted: []measurements.Unpredicted{}}
 	if err := b.firmware(&in, code, vars); err != nil {
 		return nil, err
 	}
