@@ -38,6 +38,7 @@ const (
 	StatusMismatch    Status = "mismatch"
 	StatusUnpredicted Status = "unpredicted" // the prediction does not cover it
 	StatusExplained   Status = "explained"   // not predicted, but follows from the other PCRs
+	StatusMissing     Status = "missing"     // no value was reported
 )
 
 // Finding is one difference.
@@ -188,16 +189,16 @@ func (c *comparer) pcrs() {
 			r.Status = StatusUnpredicted
 		}
 		before := len(c.out.Findings)
-		equal := c.values(&r, known)
+		compared, equal := c.values(&r, known)
 		replays := c.replays(pcr)
 		// The log's events are set against the predicted ones, to show them and to
 		// name the difference where there is one.
-		c.events(pcr, known && equal && replays)
+		c.events(pcr, known && compared && equal && replays)
 		switch {
 		case pcr == imaPCR && r.Status != StatusMatch && c.isBootAggregate():
 			// It follows from PCR 0 to 9, whose differences are told.
 			r.Status = StatusExplained
-		case known && !equal && len(c.out.Findings) == before:
+		case known && compared && !equal && len(c.out.Findings) == before:
 			c.find(Finding{PCR: pcr, Reason: ReasonValue, Fails: r.Enforced, Component: c.owner(pcr), Event: fmt.Sprintf("value of PCR %d", pcr),
 				Bank: SHA256, Expected: r.ExpectedSHA256, Seen: r.SeenSHA256})
 		}
@@ -205,24 +206,29 @@ func (c *comparer) pcrs() {
 	}
 }
 
-// values compares one PCR in every bank.
-func (c *comparer) values(r *PCRResult, known bool) bool {
-	equal := true
+// values compares one PCR in every bank. It says whether there was any value to
+// compare, and whether all were as predicted.
+func (c *comparer) values(r *PCRResult, known bool) (compared, equal bool) {
+	equal = true
 	for _, a := range c.out.Banks {
 		seen, ok := c.o.PCRs[a][r.PCR]
 		if !ok {
-			r.Status, equal = StatusMismatch, false
+			equal = false
 			c.find(Finding{PCR: r.PCR, Reason: ReasonMissingPCR, Fails: r.Enforced, Component: ComponentMachine, Bank: a,
 				Event: fmt.Sprintf("value of PCR %d", r.PCR), Expected: c.p.PCRs[a][r.PCR]})
 			continue
 		}
+		compared = true
 		if known && !bytes.Equal(seen, c.p.PCRs[a][r.PCR]) {
 			r.Status, equal = StatusMismatch, false
 			// The verdict is made here, by the values; findings explain it.
 			c.out.Match = c.out.Match && !r.Enforced
 		}
 	}
-	return equal
+	if !compared || (known && !equal && r.Status == StatusMatch) {
+		r.Status = StatusMissing
+	}
+	return compared, equal
 }
 
 // replays says whether the log gives the PCR's value in every bank. PCRs that the

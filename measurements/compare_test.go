@@ -221,6 +221,17 @@ func TestCompareValues(t *testing.T) {
 			[]brief{{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha384 bank", false}}},
 		"no SHA-256 bank": {func(o *measurements.Observed) { delete(o.PCRs, measurements.SHA256) }, false,
 			[]brief{{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha256 bank", true}}},
+		"no bank and no log": {func(o *measurements.Observed) { o.PCRs, o.EventLog = nil, nil }, false,
+			[]brief{
+				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha256 bank", true},
+				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha384 bank", false},
+				{0, measurements.ReasonNoLog, measurements.ComponentFirmware, "event log", false},
+			}},
+		"no bank, but a log": {func(o *measurements.Observed) { o.PCRs = nil }, false,
+			[]brief{
+				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha256 bank", true},
+				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha384 bank", false},
+			}},
 		"no event log": {func(o *measurements.Observed) { o.EventLog = nil }, true,
 			[]brief{{0, measurements.ReasonNoLog, measurements.ComponentFirmware, "event log", false}}},
 		"no event log and another value": {func(o *measurements.Observed) {
@@ -258,6 +269,13 @@ func TestCompareValues(t *testing.T) {
 			}
 			if diff := cmp.Diff(test.want, briefs(c)); c.Match != test.match || diff != "" {
 				t.Errorf("match: %v, want %v; findings (-want +got): %s", c.Match, test.match, diff)
+			}
+			for _, r := range c.PCRs {
+				_, reported := o.PCRs[measurements.SHA256][r.PCR]
+				_, other := o.PCRs[measurements.SHA384][r.PCR]
+				if r.Status == measurements.StatusMatch && !reported && !other {
+					t.Errorf("PCR %d matches without a value", r.PCR)
+				}
 			}
 		})
 	}
@@ -331,19 +349,24 @@ func TestCompareHugeLog(t *testing.T) {
 func FuzzCompare(f *testing.F) {
 	p := prediction(f)
 	o := artifacttest.Observed(p, artifacttest.EventsOf(p))
-	f.Add(o.EventLog)
-	f.Fuzz(func(t *testing.T, log []byte) {
+	f.Add(o.EventLog, uint8(16))
+	f.Fuzz(func(t *testing.T, log []byte, pcr uint8) {
+		o := artifacttest.Observed(p, artifacttest.EventsOf(p))
 		o.EventLog = log
+		if pcr < measurements.PCRCount { // one PCR is another
+			o.PCRs[measurements.SHA256][int(pcr)] = measurements.Sum(log)[measurements.SHA256]
+		}
 		c, err := measurements.Compare(p, o)
 		if err != nil {
 			return
 		}
-		// The PCRs are as predicted. A log that replays changes nothing, any other
-		// is noticed.
-		for _, x := range c.Findings {
-			if x.Fails && x.Reason != measurements.ReasonLogDoesNotReplay && c.Match {
-				t.Fatalf("failing finding in a match: %+v", x)
-			}
+		// A verdict has a reason, and no log talks a wrong PCR right.
+		fails := slices.ContainsFunc(c.Findings, func(x measurements.Finding) bool { return x.Fails })
+		if c.Match == fails {
+			t.Fatalf("match %v with findings %+v", c.Match, c.Findings)
+		}
+		if pcr < measurements.PCRCount && p.IsEnforced(int(pcr)) && c.Match {
+			t.Fatalf("match with another PCR %d", pcr)
 		}
 	})
 }
