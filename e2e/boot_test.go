@@ -92,11 +92,21 @@ func tamperings() []tampering {
 			change: func(_ *testing.T, _ *machine.Config, disk *tamper.Disk) error {
 				return disk.CommandLine("loglevel=5", "loglevel=6")
 			},
+			want: []finding{
+				{4, measurements.ReasonDigest, measurements.ComponentUKI, true},
+				{9, measurements.ReasonDigest, measurements.ComponentCmdline, true},
+				{11, measurements.ReasonDigest, measurements.ComponentCmdline, true},
+			},
 		},
 		{
 			name: "one byte of the initrd",
 			change: func(_ *testing.T, _ *machine.Config, disk *tamper.Disk) error {
 				return disk.Initrd()
+			},
+			want: []finding{
+				{4, measurements.ReasonDigest, measurements.ComponentUKI, true},
+				{9, measurements.ReasonDigest, measurements.ComponentInitrd, true},
+				{11, measurements.ReasonDigest, measurements.ComponentInitrd, true},
 			},
 		},
 		{
@@ -104,17 +114,29 @@ func tamperings() []tampering {
 			change: func(_ *testing.T, _ *machine.Config, disk *tamper.Disk) error {
 				return disk.AddFile("/loader/credentials/evil.cred", []byte("evil"))
 			},
+			want: []finding{
+				{9, measurements.ReasonDigest, measurements.ComponentInitrd, true},
+				{12, measurements.ReasonExtraEvent, measurements.ComponentOverrides, true},
+			},
 		},
 		{
 			name: "an add-on on the EFI partition",
 			change: func(t *testing.T, _ *machine.Config, disk *tamper.Disk) error {
 				return disk.AddFile("/loader/addons/evil.addon.efi", tamper.Addon("systemd.log_level=debug"))
 			},
+			want: []finding{
+				{4, measurements.ReasonExtraEvent, measurements.ComponentOverrides, true},
+				{9, measurements.ReasonDigest, measurements.ComponentCmdline, true},
+				{12, measurements.ReasonExtraEvent, measurements.ComponentOverrides, true},
+			},
 		},
 		{
 			name: "a moved partition",
 			change: func(_ *testing.T, _ *machine.Config, disk *tamper.Disk) error {
 				return disk.MoveTree()
+			},
+			want: []finding{
+				{5, measurements.ReasonDigest, measurements.ComponentPartitions, true},
 			},
 		},
 		{
@@ -125,6 +147,9 @@ func tamperings() []tampering {
 				c.Firmware.Vars = vars
 				return tamper.AddAllowedHash(from, vars)
 			},
+			want: []finding{
+				{7, measurements.ReasonDigest, measurements.ComponentVariables, true},
+			},
 		},
 		{
 			name: "an injected ACPI table", telling: true,
@@ -133,6 +158,11 @@ func tamperings() []tampering {
 				c.ExtraArgs = []string{"-acpitable", "sig=SSDT,data=" + table}
 				return tamper.ACPITable(table)
 			},
+			want: []finding{
+				{1, measurements.ReasonDigest, measurements.ComponentMachine, false}, // the loader script
+				{1, measurements.ReasonDigest, measurements.ComponentMachine, false}, // the root pointer
+				{1, measurements.ReasonDigest, measurements.ComponentMachine, false}, // the tables
+			},
 		},
 		{
 			name: "a TPM without a SHA-384 bank",
@@ -140,12 +170,20 @@ func tamperings() []tampering {
 				c.TPM.Banks = []string{"sha256"}
 				return nil
 			},
+			want: []finding{
+				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, false},
+			},
 		},
 		{
 			name: "no TPM",
 			change: func(_ *testing.T, c *machine.Config, _ *tamper.Disk) error {
 				c.TPM.Absent = true
 				return nil
+			},
+			want: []finding{
+				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, true},
+				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, false},
+				{0, measurements.ReasonNoLog, measurements.ComponentFirmware, false},
 			},
 		},
 	}
@@ -178,12 +216,7 @@ func TestTamperingIsExplained(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var got []finding
-			for _, f := range comparison.Findings {
-				t.Logf("PCR %d, %s, %s: %s", f.PCR, f.Reason, f.Component, f.Explanation)
-				got = append(got, finding{f.PCR, f.Reason, f.Component, f.Fails})
-			}
-			if diff := cmp.Diff(tc.want, got); diff != "" {
+			if diff := cmp.Diff(tc.want, findings(t, comparison)); diff != "" {
 				t.Errorf("explanation (-want +got):\n%s", diff)
 			}
 			if fails := slices.ContainsFunc(tc.want, func(f finding) bool { return f.Fails }); comparison.Match == fails {

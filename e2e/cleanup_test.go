@@ -7,7 +7,6 @@ package e2e
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -79,12 +78,8 @@ func TestNothingOutlivesItsOwner(t *testing.T) {
 			_ = owner.Wait() // killed, or ended as it likes
 			// QEMU, swtpm and the keeper are now our children, if they live. Waiting
 			// for them has no deadline but the test's: hanging is failing.
-			for {
-				if _, err := unix.Wait4(-1, nil, 0, nil); errors.Is(err, unix.ECHILD) {
-					break
-				} else if err != nil && !errors.Is(err, unix.EINTR) {
-					t.Fatal(err)
-				}
+			if err := reapAll(); err != nil {
+				t.Fatal(err)
 			}
 			entries, err := os.ReadDir(scratch)
 			if err != nil {

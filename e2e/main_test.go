@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,15 +78,20 @@ func resolve(name string) error {
 	return os.Setenv(name, path)
 }
 
+// patience is how long processes that were told to end may take for it.
+const patience = 10 * time.Second
+
 // leftovers returns an error that names what is left of machines: processes that
 // are or became children of this one, files in the temporary folder.
 func leftovers(scratch string) error {
+	gone := make(chan error, 1)
+	go func() { gone <- reapAll() }()
 	var found error
-	var status unix.WaitStatus
-	if pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil); err == nil {
-		found = fmt.Errorf("a process is left (0 if it still runs): %d", pid)
-	} else if !errors.Is(err, unix.ECHILD) {
-		found = err
+	select {
+	case found = <-gone:
+	case <-time.After(patience):
+		children, err := os.ReadFile("/proc/thread-self/children")
+		found = fmt.Errorf("processes are left: %s (%w)", children, err)
 	}
 	entries, err := os.ReadDir(scratch)
 	if err != nil {
@@ -95,4 +101,17 @@ func leftovers(scratch string) error {
 		found = errors.Join(found, fmt.Errorf("a file is left: %s", e.Name()))
 	}
 	return found
+}
+
+// reapAll waits until there is no child left, adopted ones included.
+func reapAll() error {
+	for {
+		_, err := unix.Wait4(-1, nil, 0, nil)
+		switch {
+		case errors.Is(err, unix.ECHILD):
+			return nil
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return err
+		}
+	}
 }

@@ -136,6 +136,20 @@ func (d *Disk) MoveTree() error {
 	if _, err := d.file.WriteAt(content, p.Offset()); err != nil {
 		return err
 	}
+	return d.writeTable()
+}
+
+// RenameRoot changes the name of the root's partition.
+func (d *Disk) RenameRoot(name string) error {
+	p, err := d.partition(gpt.TypeRoot)
+	if err != nil {
+		return err
+	}
+	p.Name = name
+	return d.writeTable()
+}
+
+func (d *Disk) writeTable() error {
 	head, tail, err := d.table.Encode(d.size)
 	if err != nil {
 		return err

@@ -26,6 +26,18 @@ func (d *Disk) CommandLine(old, replacement string) error {
 	return err
 }
 
+// Section flips one bit in the middle of a section of the boot program.
+func (d *Disk) Section(name string) error {
+	content, s, uki, err := d.section(name)
+	if err != nil {
+		return err
+	}
+	if len(content) == 0 {
+		return fmt.Errorf("section %s is empty", name)
+	}
+	return d.flip(uki + int64(s.Offset) + int64(len(content)/2))
+}
+
 // Initrd changes one character of the archive: the modification time of one of
 // its files. The machine boots with it as before.
 func (d *Disk) Initrd() error {
