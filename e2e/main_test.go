@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,8 +91,7 @@ func leftovers(scratch string) error {
 	select {
 	case found = <-gone:
 	case <-time.After(patience):
-		children, err := os.ReadFile("/proc/thread-self/children")
-		found = fmt.Errorf("processes are left: %s (%w)", children, err)
+		found = fmt.Errorf("processes are left: %s", children())
 	}
 	entries, err := os.ReadDir(scratch)
 	if err != nil {
@@ -114,4 +114,18 @@ func reapAll() error {
 			return err
 		}
 	}
+}
+
+// children are the processes whose parent this one is.
+func children() string {
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	var all []string
+	for _, list := range lists {
+		pids, _ := os.ReadFile(list) // the thread may have ended
+		for _, pid := range strings.Fields(string(pids)) {
+			name, _ := os.ReadFile("/proc/" + pid + "/comm")
+			all = append(all, pid+" "+strings.TrimSpace(string(name)))
+		}
+	}
+	return strings.Join(all, ", ")
 }
