@@ -16,13 +16,15 @@ DEBIAN_MIRROR and DEBIAN_SECURITY_MIRROR (several addresses are separated by spa
 _LOCK = Label("//image/packages:lock.json")
 
 _MISSING = """
-{count} of {total} Debian packages could not be fetched:
+{count} of {total} Debian packages could not be fetched (no mirror has them, or what it sent is not what the lock names):
 {failures}
-A mirror drops a version soon after a newer one appears. There are two ways out:
+Asked were {mirrors}.
+If these cannot be reached, try again with a network: packages that were fetched are kept, only the missing ones will be
+asked for again. If they lack the files, that is because mirrors drop a version soon after a newer one appears, and there
+are two ways out:
   * take the versions that mirrors have now:    tools/bazel run //image/packages:update
   * fetch the locked ones from an archive of snapshots, which keeps all versions: set DEBIAN_MIRROR, and
-    DEBIAN_SECURITY_MIRROR for packages of debian-security, to base addresses of its folders
-Packages that were fetched are kept; only the missing ones will be asked for again."""
+    DEBIAN_SECURITY_MIRROR for packages of debian-security, to base addresses of its folders"""
 
 _NO_MIRROR = """
 No mirror of the Debian archive "{archive}" is known: the machine's apt sources name none, and {variable} is not set.
@@ -143,12 +145,15 @@ def _debian_impl(ctx):
         )))
 
     failures = []
+    asked = []
     for i, (package, download) in enumerate(pending):
         ctx.report_progress("fetching {} packages, {} done".format(total, i))
         if not download.wait().success:
             failures.append("  {}/{}".format(package["archive"], package["path"]))
+            asked.extend([base for base in mirrors[package["archive"]] if base not in asked])
     if failures:
-        fail(_MISSING.format(count = len(failures), total = total, failures = "\n".join(failures)))
+        shown = failures[:10] + ["  ... and {} more".format(len(failures) - 10)] if len(failures) > 10 else failures
+        fail(_MISSING.format(count = len(failures), total = total, failures = "\n".join(shown), mirrors = ", ".join(asked)))
 
     lines = [
         "# Written by image/packages/debian.bzl.",

@@ -144,17 +144,18 @@ func switchRoot() error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("enter root: %w", err)
 	}
-	err := unix.Exec(systemd, []string{systemd}, []string{"TERM=linux"})
+	// A dumb terminal is not asked for its size and sent no control sequences: the console is a log.
+	err := unix.Exec(systemd, []string{systemd}, []string{"TERM=dumb"})
 	return fmt.Errorf("execute %s: %w", systemd, err)
 }
 
-// logf writes to the kernel's log, which shows the message on the console with the time since the kernel's start.
-// The log is for people: nothing depends on it, so that failing to write is no failure to boot.
+// logf tells people on the console and keeps the message in the kernel's log. Nothing depends on it, so that failing
+// to write is no failure to boot.
 func logf(format string, values ...any) {
-	file, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
-	if err != nil {
-		return
+	message := fmt.Sprintf("constellation: "+format+"\n", values...)
+	fmt.Fprint(os.Stdout, message)
+	if file, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
+		fmt.Fprint(file, "<5>"+message)
+		file.Close()
 	}
-	defer file.Close()
-	fmt.Fprintf(file, "<4>constellation: "+format+"\n", values...)
 }

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package devicemapper
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func TestLoadRequest(t *testing.T) {
+	table := Table{Name: "root", UUID: "CRYPT-VERITY-x", Sectors: 0x1234, Target: "verity", Parameters: "1 254:2"}
+	got, err := newLoad(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 312+48)
+	want[0] = 4                           // version 4.0.0
+	want[12], want[13] = 0x68, 0x01       // 360 bytes in all
+	want[16], want[17] = 0x38, 0x01       // the target begins after 312
+	want[20] = 1                          // one target
+	want[28] = 1                          // read-only
+	copy(want[48:], "root")               // and no UUID: a device is named either way
+	want[312+8], want[312+9] = 0x34, 0x12 // its length in sectors
+	want[312+20] = 48                     // the next target would begin after 48
+	copy(want[312+24:], "verity")
+	copy(want[312+40:], "1 254:2")
+	if !bytes.Equal(got, want) {
+		t.Errorf("request is\n%x\nwant\n%x", got, want)
+	}
+}
+
+func TestRequestRefuses(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		table Table
+	}{
+		{"no name", Table{Target: "verity"}},
+		{"long name", Table{Name: strings.Repeat("n", 128), Target: "verity"}},
+		{"long UUID", Table{Name: "n", UUID: strings.Repeat("u", 129), Target: "verity"}},
+		{"no target", Table{Name: "n"}},
+		{"long target", Table{Name: "n", Target: strings.Repeat("t", 16)}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if _, err := newLoad(test.table); err == nil {
+				t.Error("is accepted")
+			}
+		})
+	}
+}
