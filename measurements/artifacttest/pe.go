@@ -108,9 +108,12 @@ func (s UKISections) Without(name string) UKISections {
 	return out
 }
 
+// StubVersion is the version that UKIs say their stub has.
+const StubVersion = "257.13-test"
+
 // Encode makes the UKI.
 func (s UKISections) Encode() []byte {
-	sections := []Section{{".text", []byte("stub code")}, {".sdmagic", []byte("#### LoaderInfo: systemd-stub test ####")}}
+	sections := []Section{{".text", []byte("stub code")}, {".sdmagic", []byte("#### LoaderInfo: systemd-stub " + StubVersion + " ####\x00")}}
 	for _, name := range slices.Sorted(maps.Keys(s)) {
 		sections = append(sections, Section{name, s[name]})
 	}

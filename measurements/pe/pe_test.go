@@ -32,7 +32,7 @@ func TestAuthenticodeVectors(t *testing.T) {
 		image []byte
 		want  string
 	}{
-		"unsigned.efi": {artifacttest.DefaultUKI().Encode(), "db4f3a89bf83c5c8ad03837b90391d2f2476320260b059400312331ab48580e3"},
+		"unsigned.efi": {artifacttest.PE([]artifacttest.Section{{Name: ".text", Content: []byte("code")}, {Name: ".data", Content: bytes.Repeat([]byte("data"), 300)}}, nil), "f2756b5206be15044590ceedc1546486a2cbca61f227249f9deb56ef734529be"},
 		"signed.efi":   {artifacttest.Kernel(), "db6655fd9b65c48011c745ab00ce4f00ac6a1d17caaab3af444c725b6e8ee2be"},
 		"trailing.efi": {append(artifacttest.PE([]artifacttest.Section{{Name: ".text", Content: []byte("x")}}, nil), "trailing"...), "9043b0759480348cc9555051c707b3b7f06449380b8c61cf93efd9a26bab132f"},
 	}
@@ -89,6 +89,9 @@ func TestSectionContent(t *testing.T) {
 		if got, ok := uki.Section(name); !ok || !bytes.Equal(got, want) {
 			t.Errorf("section %s: %q, want %q", name, got, want)
 		}
+	}
+	if uki.Stub != artifacttest.StubVersion {
+		t.Errorf("stub version %q, want %q", uki.Stub, artifacttest.StubVersion)
 	}
 	if _, ok := uki.Section(".ucode"); ok {
 		t.Error("a section .ucode was found")

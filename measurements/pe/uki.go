@@ -2,6 +2,8 @@
 
 package pe
 
+import "bytes"
+
 // ReasonNotUKI says that an image has no .linux section.
 const ReasonNotUKI Reason = "not-uki"
 
@@ -27,8 +29,17 @@ var stubSections = map[string]bool{".text": true, ".rodata": true, ".data": true
 // UKI is a unified kernel image without profiles.
 type UKI struct {
 	*Image
+	// Stub is the version of systemd-stub, empty if the image does not say.
+	Stub     string
 	sections map[string][]byte
 }
+
+// The stub names itself in a section of its own (src/boot/stub.c).
+const (
+	magicSection = ".sdmagic"
+	magicPrefix  = "#### LoaderInfo: systemd-stub "
+	magicSuffix  = " ####"
+)
 
 // ParseUKI reads an image and its UKI sections. Names must be unique: systemd-stub
 // takes the first of two, other readers may not.
@@ -48,6 +59,12 @@ func ParseUKI(data []byte) (*UKI, error) {
 			return nil, fail(ReasonProfiles, "section %q makes the boot depend on more than the image", s.Name)
 		case !known && !stubSections[s.Name]:
 			return nil, fail(ReasonUnknownSection, "section %q", s.Name)
+		case s.Name == magicSection:
+			magic, err := img.Content(s)
+			if err != nil {
+				return nil, err
+			}
+			u.Stub = stubVersion(magic)
 		case !known:
 			continue
 		}
@@ -68,4 +85,14 @@ func ParseUKI(data []byte) (*UKI, error) {
 func (u *UKI) Section(name string) ([]byte, bool) {
 	content, ok := u.sections[name]
 	return content, ok
+}
+
+func stubVersion(magic []byte) string {
+	text, _, _ := bytes.Cut(magic, []byte{0})
+	version, ok := bytes.CutPrefix(text, []byte(magicPrefix))
+	if !ok {
+		return ""
+	}
+	version, _ = bytes.CutSuffix(version, []byte(magicSuffix))
+	return string(version)
 }

@@ -52,6 +52,7 @@ const (
 	ReasonUnexpectedFile Reason = "unexpected-file" // a file next to the UKI, which may take part in the boot
 	ReasonNoCommandLine  Reason = "no-command-line" // the UKI has no command line of its own
 	ReasonCommandLine    Reason = "command-line"    // the command line changes what is measured
+	ReasonStub           Reason = "stub"            // the UKI's stub is not of the version that is modelled
 	ReasonSecureBoot     Reason = "secure-boot"     // the firmware enforces Secure Boot
 	ReasonBootOptions    Reason = "boot-options"    // the variable store brings its own boot options
 	ReasonMachine        Reason = "machine"         // the machine's shape is not one that is modelled
@@ -158,8 +159,18 @@ func readUKI(disk io.ReaderAt, table *gpt.Table) (*pe.UKI, []byte, error) {
 		return nil, nil, err
 	}
 	uki, err := pe.ParseUKI(raw)
-	return uki, raw, err
+	if err != nil {
+		return nil, nil, err
+	}
+	if major, _, _ := strings.Cut(uki.Stub, "."); major != stubMajor {
+		return nil, nil, fail(ReasonStub, "the UKI has systemd-stub %q, known is what version %s measures", uki.Stub, stubMajor)
+	}
+	return uki, raw, nil
 }
+
+// stubMajor is the version of systemd-stub whose measurements are modelled. Others
+// have measured other sections, or in another order.
+const stubMajor = "257"
 
 // describe takes the image's name from what the UKI says about itself.
 func describe(uki *pe.UKI) measurements.Image {

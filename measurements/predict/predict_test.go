@@ -33,6 +33,7 @@ type artifacts struct {
 	variables []artifacttest.Variable
 	machine   measurements.Machine
 	config    map[string][]byte
+	stub      string // if not the default
 }
 
 func defaults() *artifacts {
@@ -57,7 +58,11 @@ func acpiFiles() map[string][]byte {
 }
 
 func (a *artifacts) input() predict.Input {
-	files := append([]artifacttest.File{{Path: artifacttest.BootFile, Content: a.uki.Encode()}}, a.files...)
+	uki := a.uki.Encode()
+	if a.stub != "" {
+		uki = bytes.Replace(uki, []byte("systemd-stub 257"), []byte("systemd-stub "+a.stub[:3]), 1)
+	}
+	files := append([]artifacttest.File{{Path: artifacttest.BootFile, Content: uki}}, a.files...)
 	disk := artifacttest.DiskOf(a.table, artifacttest.ESP(files...))
 	return predict.Input{
 		Disk: bytes.NewReader(disk), DiskSize: int64(len(disk)),
@@ -348,6 +353,7 @@ func TestPredictRefuses(t *testing.T) {
 		"blank command line":      {func(a *artifacts) { a.uki[".cmdline"] = []byte(" \n") }, "predict:no-command-line"},
 		"command line in Latin-1": {func(a *artifacts) { a.uki[".cmdline"] = []byte("x=\xe4") }, "predict:command-line"},
 		"kernel that is no PE":    {func(a *artifacts) { a.uki[".linux"] = []byte("kernel") }, "pe:truncated"},
+		"stub of another version": {func(a *artifacts) { a.stub = "258.1" }, "predict:stub"},
 		"Secure Boot firmware":    {func(a *artifacts) { a.volumes = artifacttest.FirmwareVolumes(true) }, "predict:secure-boot"},
 		"used variable store": {func(a *artifacts) {
 			a.variables = []artifacttest.Variable{{Vendor: ovmf.GlobalVariable, Name: "BootOrder", Data: []byte{0, 0}}}
