@@ -146,7 +146,9 @@ func (r *Reference) Compare(o *Observed) (*Comparison, error) {
 		c.log = log
 	}
 	c.banks()
-	c.pcrs()
+	if err := c.pcrs(); err != nil {
+		return nil, err
+	}
 	return c.out, nil
 }
 
@@ -180,7 +182,7 @@ func (c *comparer) banks() {
 	}
 }
 
-func (c *comparer) pcrs() {
+func (c *comparer) pcrs() error {
 	for pcr := range PCRCount {
 		r := PCRResult{PCR: pcr, Enforced: c.enforced(pcr), Status: StatusMatch,
 			ExpectedSHA256: c.p.PCRs[SHA256][pcr], SeenSHA256: c.o.PCRs[SHA256][pcr]}
@@ -194,6 +196,11 @@ func (c *comparer) pcrs() {
 		// The log's events are set against the predicted ones, to show them and to
 		// name the difference where there is one.
 		c.events(pcr, known && compared && equal && replays)
+		if pcr == imaPCR {
+			if err := c.kernelList(); err != nil {
+				return err
+			}
+		}
 		switch {
 		case pcr == imaPCR && r.Status != StatusMatch && c.isBootAggregate():
 			// It follows from PCR 0 to 9, whose differences are told.
@@ -204,6 +211,7 @@ func (c *comparer) pcrs() {
 		}
 		c.out.PCRs = append(c.out.PCRs, r)
 	}
+	return nil
 }
 
 // values compares one PCR in every bank. It says whether there was any value to
