@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package swtpmtest runs software TPMs for tests: real swtpm processes with
+// endorsement certificates by a local authority, as on a QEMU machine. It needs
+// swtpm and swtpm_setup on PATH. No program that ships may link it.
+package swtpmtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/constellation-os/constellation/measurements"
+)
+
+// Authority is a folder with swtpm_localca's keys.
+type Authority struct{ dir string }
+
+// NewAuthority makes one; its keys come with the first TPM.
+func NewAuthority(t testing.TB) *Authority {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"setup.conf":      fmt.Sprintf("create_certs_tool=swtpm_localca\ncreate_certs_tool_config=%[1]s/localca.conf\ncreate_certs_tool_options=%[1]s/localca.options\n", dir),
+		"localca.conf":    fmt.Sprintf("statedir = %[1]s\nsigningkey = %[1]s/signkey.pem\nissuercert = %[1]s/issuercert.pem\ncertserial = %[1]s/certserial\n", dir),
+		"localca.options": "--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &Authority{dir}
+}
+
+// Certificate is what signs endorsement certificates, in DER.
+func (a *Authority) Certificate(t testing.TB) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(a.dir, "issuercert.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		t.Fatal("no certificate")
+	}
+	return block.Bytes
+}
+
+// Start manufactures a TPM with SHA-256 and SHA-384 banks and runs it until the test ends.
+func Start(t testing.TB, a *Authority) transport.TPM {
+	t.Helper()
+	state := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	setup := exec.CommandContext(ctx, "swtpm_setup", "--tpm2", "--tpmstate", state, "--pcr-banks", "sha256,sha384", "--create-ek-cert",
+		"--config", filepath.Join(a.dir, "setup.conf"), "--vmid", "test")
+	if out, err := setup.CombinedOutput(); err != nil {
+		t.Fatalf("swtpm_setup: %v\n%s", err, out)
+	}
+	conn, file := socketPair(t, filepath.Join(state, "socket"))
+	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, "--fd", "3", "--flags", "not-need-init,startup-clear")
+	cmd.ExtraFiles = []*os.File{file}
+	var output bytes.Buffer
+	cmd.Stderr = &output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	t.Cleanup(func() {
+		conn.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+		if t.Failed() {
+			t.Logf("swtpm: %s", output.String())
+		}
+	})
+	return transport.FromReadWriteCloser(conn)
+}
+
+// socketPair makes a connection whose other end a process can inherit.
+func socketPair(t testing.TB, path string) (net.Conn, *os.File) {
+	t.Helper()
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer, err := listener.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	file, err := peer.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn, file
+}
+
+// Extend extends a register in both banks.
+func Extend(t testing.TB, tpm transport.TPM, pcr int, d measurements.Digests) {
+	t.Helper()
+	_, err := tpm2.PCRExtend{
+		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
+		Digests: tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{
+			{HashAlg: tpm2.TPMAlgSHA256, Digest: d[measurements.SHA256]}, {HashAlg: tpm2.TPMAlgSHA384, Digest: d[measurements.SHA384]},
+		}},
+	}.Execute(tpm)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
