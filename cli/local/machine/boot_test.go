@@ -134,3 +134,20 @@ func TestStateIsKeptAndLocked(t *testing.T) {
 	}
 	m.Stop()
 }
+
+func TestKVMIsUsedOnlyWhereAMachineRanWithIt(t *testing.T) {
+	for behaviour, want := range map[string]bool{fakeReports: true, fakeSilent: false, fakeRefuses: false} {
+		t.Run(behaviour, func(t *testing.T) {
+			c, _ := useFakeQEMU(t, behaviour)
+			c, err := c.withDefaults()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			if got := c.probeKVM(ctx); got != want {
+				t.Errorf("the probe says %t, want %t", got, want)
+			}
+		})
+	}
+}

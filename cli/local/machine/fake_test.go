@@ -25,6 +25,7 @@ const fakeEnv = "MACHINE_TEST_FAKE_QEMU"
 const (
 	fakeReports = "reports" // boots and writes a line to the measurements port
 	fakeStuck   = "stuck"   // says one word on the console, then nothing
+	fakeSilent  = "silent"  // does nothing at all
 	fakeChatty  = "chatty"  // writes to the console for ever
 	fakePanics  = "panics"  // resets itself
 	fakeRefuses = "refuses" // ends at once
@@ -103,9 +104,12 @@ func fakeQEMU(behaviour string, args []string) error {
 	play := map[string]func(){
 		fakeReports: func() {
 			fmt.Fprint(channels["console"], "BdsDxe: starting Boot0001\r\n[    0.000000] hello\r\n")
-			fmt.Fprint(channels["port0"], "the report\n")
+			if port := channels["port0"]; port != nil {
+				fmt.Fprint(port, "the report\n")
+			}
 		},
-		fakeStuck: func() { fmt.Fprint(channels["console"], "BdsDxe: starting Boot0001\r\n") },
+		fakeStuck:  func() { fmt.Fprint(channels["console"], "BdsDxe: starting Boot0001\r\n") },
+		fakeSilent: func() {},
 		fakeChatty: func() {
 			for {
 				if _, err := fmt.Fprint(channels["console"], "tick\r\n"); err != nil {

@@ -29,7 +29,7 @@ func (c Config) manufacture(ctx context.Context, t tools, dir string) error {
 		return fmt.Errorf("make the TPM's folder: %w", err)
 	}
 	args := []string{
-		"--tpm2", "--tpmstate", dir, "--tpm", t.swtpm + " socket",
+		"--tpm2", "--tpmstate", ".", "--tpm", t.swtpm + " socket",
 		"--pcr-banks", strings.Join(c.TPM.Banks, ","), "--overwrite",
 	}
 	if c.TPM.AuthorityDir != "" {
@@ -45,6 +45,7 @@ func (c Config) manufacture(ctx context.Context, t tools, dir string) error {
 		args = append(args, "--config", config, "--create-ek-cert", "--vmid", c.Name)
 	}
 	cmd := exec.CommandContext(ctx, t.swtpmSetup, args...)
+	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	if output, err := cmd.CombinedOutput(); err != nil {
@@ -85,6 +86,9 @@ func prepareAuthority(dir string, t tools) (string, error) {
 	return config, nil
 }
 
+// swtpm takes its options from words that are parted by commas, without a way to
+// quote one: the folder's path does not go through them.
+
 // startTPM starts swtpm on the state in dir. control is its end of the socket
 // pair whose other end QEMU gets; swtpm ends when QEMU closes that.
 func startTPM(t tools, dir string, control, hold *os.File) (*process, error) {
@@ -94,9 +98,9 @@ func startTPM(t tools, dir string, control, hold *os.File) (*process, error) {
 		files.add(hold)
 	}
 	return startProcess(t.swtpm, []string{
-		"socket", "--tpm2", "--tpmstate", "dir=" + dir,
+		"socket", "--tpm2", "--tpmstate", "dir=.",
 		"--ctrl", fmt.Sprintf("type=unixio,clientfd=%d", fd), "--terminate",
-	}, files, nil)
+	}, files, func(cmd *exec.Cmd) { cmd.Dir = dir })
 }
 
 // lockFile takes an exclusive lock on a file, which it makes if need be.
