@@ -6,13 +6,14 @@ main packages of other projects, whose requirements must not mix with those of o
 with what a Go module proxy would serve for exactly the modules that its packages need: `proxy/**`.
 
 Trust: go.sum names the hash of everything that is fetched; the proxy is whatever the machine's Go is set to use.
-The machine's own module cache is asked first, which saves time but is trusted no more.
+Modules are fetched into the machine's own module cache first, as any go command does, so that a fetch that broke off
+continues and a later one needs no network. Neither cache nor proxy is trusted.
 """
 
 _FETCHING = """
 Fetching the Go modules of {go_mod} failed:
 {what}
-What was fetched is kept in Go's module cache where there is one. If go.mod or go.sum is out of date, run
+What was fetched is kept in Go's module cache, and will not be asked for again. If go.mod or go.sum is out of date, run
 "go mod tidy" beside it and commit both."""
 
 _BUILD = """\
@@ -25,26 +26,26 @@ filegroup(
 )
 """
 
-def _go(ctx, args, **environment):
+def _run_go(ctx, args, environment):
     env = {
         "CGO_ENABLED": "0",
         "GO111MODULE": "on",
-        "GOENV": ctx.os.environ.get("GOENV", ""),
         "GOFLAGS": "-mod=readonly -modcacherw",
         "GOOS": ctx.attr.goos,
         "GOARCH": ctx.attr.goarch,
         "GOTOOLCHAIN": "local",
         "GOWORK": "off",
     }
-    if not env["GOENV"]:
-        env.pop("GOENV")
     env.update(environment)
-    result = ctx.execute(
+    return ctx.execute(
         [ctx.path(ctx.attr.go)] + args,
         environment = env,
         timeout = 3600,
         working_directory = "module",
     )
+
+def _go(ctx, args, environment = {}):
+    result = _run_go(ctx, args, environment)
     if result.return_code != 0:
         fail(_FETCHING.format(go_mod = ctx.attr.go_mod, what = result.stdout + result.stderr))
     return result.stdout
@@ -53,17 +54,21 @@ def _go_module_sources_impl(ctx):
     ctx.symlink(ctx.attr.go_mod, "module/go.mod")
     ctx.symlink(ctx.attr.go_sum, "module/go.sum")
 
-    ctx.report_progress("fetching modules")
-    cache = ctx.path("cache")
-    download = cache.get_child("cache").get_child("download")
-    settings = json.decode(_go(ctx, ["env", "-json", "GOMODCACHE", "GOPROXY"]))
-    own = "{}/cache/download".format(settings["GOMODCACHE"])
-    proxy = settings["GOPROXY"] or "direct"
-    if settings["GOMODCACHE"] and ctx.path(own).exists:
-        proxy = "file://{},{}".format(own, proxy)
-
     # Listing the dependencies of the tools fetches the modules that contain them, and no others.
-    _go(ctx, ["list", "-deps", "tool"], GOMODCACHE = str(cache), GOCACHE = str(ctx.path("gocache")), GOPROXY = proxy)
+    list_tools = ["list", "-deps", "tool"]
+    settings = json.decode(_go(ctx, ["env", "-json", "GOMODCACHE", "GOPROXY"]))
+    shared = settings["GOMODCACHE"]
+    proxy = settings["GOPROXY"] or "direct"
+    scratch = {"GOCACHE": str(ctx.path("gocache"))}
+    if shared:
+        # Whether this succeeds does not matter: what is still missing is fetched below, or reported.
+        ctx.report_progress("fetching modules")
+        _run_go(ctx, list_tools, scratch | {"GOFLAGS": "-mod=readonly"})
+        proxy = "file://{}/cache/download,{}".format(shared, proxy)
+    ctx.report_progress("collecting modules")
+    cache = ctx.path("cache")
+    _go(ctx, list_tools, scratch | {"GOMODCACHE": str(cache), "GOPROXY": proxy})
+    download = cache.get_child("cache").get_child("download")
 
     # Kept is what does not depend on where and when it was fetched.
     result = ctx.execute(["/bin/sh", "-c", """

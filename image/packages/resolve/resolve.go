@@ -12,6 +12,7 @@ package resolve
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -182,7 +183,8 @@ func (r *resolver) chosenMeets(possibility dependency.Possibility) bool {
 
 // conflicts reports chosen packages that exclude one another.
 func (r *resolver) conflicts() error {
-	for _, p := range r.chosen {
+	for _, name := range slices.Sorted(maps.Keys(r.chosen)) {
+		p := r.chosen[name]
 		for _, relation := range p.Conflicts.Relations {
 			for _, possibility := range relation.Possibilities {
 				if q := r.chosen[possibility.Name]; q != nil && q != p && satisfies(q.Version, possibility.Version) {

@@ -33,10 +33,10 @@ const (
 )
 
 func main() {
-	if err := run(os.Args, os.Environ()); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
-		os.Exit(127)
-	}
+	// It returns only if the tool could not be started.
+	err := run(os.Args, os.Environ())
+	fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
+	os.Exit(127)
 }
 
 func run(args, environ []string) error {
