@@ -76,9 +76,8 @@ func TestNothingOutlivesItsOwner(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = owner.Wait() // killed, or ended as it likes
-			// QEMU, swtpm and the keeper are now our children, if they live. Waiting
-			// for them has no deadline but the test's: hanging is failing.
-			if err := reapAll(); err != nil {
+			// QEMU, swtpm and the keeper are now our children, if they live.
+			if err := childless(); err != nil {
 				t.Fatal(err)
 			}
 			entries, err := os.ReadDir(scratch)

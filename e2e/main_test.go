@@ -85,14 +85,7 @@ const patience = 10 * time.Second
 // leftovers returns an error that names what is left of machines: processes that
 // are or became children of this one, files in the temporary folder.
 func leftovers(scratch string) error {
-	gone := make(chan error, 1)
-	go func() { gone <- reapAll() }()
-	var found error
-	select {
-	case found = <-gone:
-	case <-time.After(patience):
-		found = fmt.Errorf("processes are left: %s", children())
-	}
+	found := childless()
 	entries, err := os.ReadDir(scratch)
 	if err != nil {
 		return errors.Join(found, err)
@@ -101,6 +94,19 @@ func leftovers(scratch string) error {
 		found = errors.Join(found, fmt.Errorf("a file is left: %s", e.Name()))
 	}
 	return found
+}
+
+// childless waits until there is no child left, adopted ones included, and
+// returns an error that names them if they take too long.
+func childless() error {
+	gone := make(chan error, 1)
+	go func() { gone <- reapAll() }()
+	select {
+	case err := <-gone:
+		return err
+	case <-time.After(patience):
+		return fmt.Errorf("processes are left: %s", children())
+	}
 }
 
 // reapAll waits until there is no child left, adopted ones included.

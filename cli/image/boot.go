@@ -271,8 +271,11 @@ func (f bootFlags) boot(ctx context.Context, log io.Writer, config machine.Confi
 	}
 	options := machine.BootOptions{Deadline: f.timeout, Progress: func(p machine.Progress) {
 		if p.Stage == machine.StageFirmware {
-			if p.Attempt > 1 {
+			switch {
+			case p.Attempt > 1:
 				fmt.Fprintf(log, "the machine was stuck: attempt %d\n", p.Attempt)
+			case p.Acceleration == machine.AccelerationTCG:
+				fmt.Fprintln(log, "there is no usable KVM here: the processors are emulated, which takes a minute or so")
 			}
 			result.Stages = nil
 		}

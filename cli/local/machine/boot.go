@@ -25,9 +25,10 @@ type BootOptions struct {
 
 // Progress is one step of a boot.
 type Progress struct {
-	Attempt int // from 1
-	Stage   Stage
-	Elapsed time.Duration // since this attempt's power-on
+	Attempt      int // from 1
+	Stage        Stage
+	Elapsed      time.Duration // since this attempt's power-on
+	Acceleration Acceleration
 }
 
 func (o BootOptions) withDefaults() BootOptions {
@@ -108,7 +109,7 @@ func bootOnce(ctx context.Context, c Config, o BootOptions, attempt int, ready f
 		return nil, err
 	}
 	stages.begin(m.Started(), func(s Stage, elapsed time.Duration) {
-		o.Progress(Progress{Attempt: attempt, Stage: s, Elapsed: elapsed})
+		o.Progress(Progress{Attempt: attempt, Stage: s, Elapsed: elapsed, Acceleration: m.Acceleration()})
 	})
 
 	bounded, cancel := context.WithTimeoutCause(ctx, o.Deadline, ErrDeadline)
