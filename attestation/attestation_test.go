@@ -8,6 +8,7 @@ import (
 	"crypto/sha512"
 	"encoding/json"
 	"errors"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -85,6 +86,18 @@ func TestParseEvidenceRefuses(t *testing.T) {
 				t.Errorf("got %v, want a refusal with %v", err, tc.want)
 			}
 		})
+	}
+}
+
+// TestBombIsNotDecoded: 250 KiB of empty parts would take 8 MiB once decoded. (V12)
+func TestBombIsNotDecoded(t *testing.T) {
+	bomb := bytes.Repeat(field(2, nil), 125_000)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	attestation.ParseEvidence(bomb)
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 64<<10 {
+		t.Errorf("%d bytes were allocated", used)
 	}
 }
 

@@ -247,12 +247,13 @@ func (x *TPM) GetEventLog() []byte {
 	return nil
 }
 
-// Bank holds the values of PCR 0 to 15 in ascending order.
+// Bank holds the values of PCR 0 to 15.
 type Bank struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// TPM_ALG_ID of the hash.
-	Algorithm     uint32   `protobuf:"varint,1,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
-	Values        [][]byte `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	Algorithm uint32 `protobuf:"varint,1,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	// The values in ascending order, one after the other.
+	Values        []byte `protobuf:"bytes,2,opt,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -294,7 +295,7 @@ func (x *Bank) GetAlgorithm() uint32 {
 	return 0
 }
 
-func (x *Bank) GetValues() [][]byte {
+func (x *Bank) GetValues() []byte {
 	if x != nil {
 		return x.Values
 	}
@@ -325,7 +326,7 @@ const file_evidence_proto_rawDesc = "" +
 	"\tevent_log\x18\b \x01(\fR\beventLog\"<\n" +
 	"\x04Bank\x12\x1c\n" +
 	"\talgorithm\x18\x01 \x01(\rR\talgorithm\x12\x16\n" +
-	"\x06values\x18\x02 \x03(\fR\x06valuesB;Z9github.com/constellation-os/constellation/attestation/apib\x06proto3"
+	"\x06values\x18\x02 \x01(\fR\x06valuesB;Z9github.com/constellation-os/constellation/attestation/apib\x06proto3"
 
 var (
 	file_evidence_proto_rawDescOnce sync.Once

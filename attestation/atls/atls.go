@@ -177,8 +177,5 @@ func ClaimsFromContext(ctx context.Context) (*attestation.Claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.claims == nil {
-		return nil, errors.New("atls: the peer of this connection was not asked to prove anything")
-	}
-	return info.claims, nil
+	return info.Claims()
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/constellation-os/constellation/attestation"
@@ -147,6 +148,16 @@ func TestRPCWithoutClaims(t *testing.T) {
 		c := dial(t, l, grpc.WithTransportCredentials(must(ClientVerify(verifiers{attestationtest.Accept(join)}, Options{}))))
 		if _, err := c.Check(t.Context(), request); status.Code(err) != codes.PermissionDenied {
 			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("a client learns of the server by the call", func(t *testing.T) {
+		l, _ := serve(t, must(ServerProve(join, Options{})))
+		c := dial(t, l, grpc.WithTransportCredentials(must(ClientVerify(verifiers{attestationtest.Accept(join)}, Options{}))))
+		var p peer.Peer
+		c.Check(t.Context(), request, grpc.Peer(&p))
+		info, ok := p.AuthInfo.(Info)
+		if claims, err := info.Claims(); !ok || err != nil || claims.Image != "join" {
+			t.Errorf("got %v, %v", claims, err)
 		}
 	})
 	t.Run("a server in plain text", func(t *testing.T) {

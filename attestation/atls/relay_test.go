@@ -171,3 +171,40 @@ func TestReflection(t *testing.T) {
 		wantRefusal(t, "client", <-victim, attestation.ReasonBinding, false)
 	})
 }
+
+// TestHostileEvidence: what is not evidence of the agreed technology.
+func TestHostileEvidence(t *testing.T) {
+	node := attestationtest.NewDevice("node")
+	other := &policy{Name: "other"}
+	tech := []attestation.Technology{attestationtest.Technology}
+	encode := func(e *attestation.Evidence) []byte {
+		data, err := e.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	for _, tc := range []struct {
+		name string
+		body []byte
+		want attestation.Reason
+	}{
+		{"of another allowed technology", encode(attestation.NewEvidence("other", []byte{1})), attestation.ReasonTechnology},
+		{"a composite", encode(&attestation.Evidence{Parts: []attestation.Part{{Technology: "test", Payload: []byte{1}}, {Technology: "test", Payload: []byte{1}}}}), attestation.ReasonTechnology},
+		{"nothing", nil, attestation.ReasonVersion},
+		{"garbage", []byte("garbage"), attestation.ReasonMalformed},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			a, b := net.Pipe()
+			victim := start(t.Context(), must(ServerVerify(verifiers{attestationtest.Accept(node), other}, Options{})), server, a)
+			conn := peerTLS(t, b, client)
+			conn.Write(frame(t, frameHello, (&hello{version: 1, role: client, nonce: nonce{1}, offers: tech}).marshal()))
+			if _, _, err := readFrame(conn, frameHello); err != nil {
+				t.Fatal(err)
+			}
+			conn.Write(frame(t, frameEvidence, tc.body))
+			go drain(conn)
+			wantRefusal(t, "server", <-victim, tc.want, false)
+		})
+	}
+}

@@ -54,7 +54,8 @@ func newTransport(p party, o Options) *transport {
 	}
 }
 
-// Info is what grpc's peer.Peer holds as AuthInfo on an attested connection.
+// Info is what grpc's peer.Peer holds as AuthInfo on an attested connection. Clients
+// get it with the call option grpc.Peer, servers more simply by ClaimsFromContext.
 type Info struct {
 	credentials.CommonAuthInfo
 	claims *attestation.Claims
@@ -63,6 +64,14 @@ type Info struct {
 
 // AuthType implements credentials.AuthInfo.
 func (Info) AuthType() string { return "atls" }
+
+// Claims returns what the peer proved, or fails if it proved nothing.
+func (i Info) Claims() (*attestation.Claims, error) {
+	if i.claims == nil {
+		return nil, errors.New("atls: the peer of this connection was not asked to prove anything")
+	}
+	return i.claims, nil
+}
 
 // PostQuantum says whether the connection's key exchange resists quantum computers.
 func (i Info) PostQuantum() bool { return i.tls.CurveID == tls.X25519MLKEM768 }

@@ -260,7 +260,7 @@ func (f *fake) Issue(_ context.Context, b attestation.Binding) (*attestation.Evi
 		for pcr := range measurements.PCRCount {
 			v := f.observed.PCRs[alg][pcr]
 			h.Write(v)
-			values.Values = append(values.Values, v)
+			values.Values = append(values.Values, v...)
 		}
 		m.Banks = append(m.Banks, values)
 	}

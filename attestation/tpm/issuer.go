@@ -256,11 +256,11 @@ func (i *Issuer) read(banks []uint16) ([]*api.Bank, error) {
 				return nil, err
 			}
 			for _, d := range r.PCRValues.Digests {
-				b.Values = append(b.Values, d.Buffer)
+				b.Values = append(b.Values, d.Buffer...)
 			}
 		}
-		if len(b.Values) != measurements.PCRCount {
-			return nil, fmt.Errorf("the TPM returned %d registers", len(b.Values))
+		if len(b.Values) != measurements.PCRCount*bank(b.Algorithm).Size() {
+			return nil, fmt.Errorf("the TPM returned %d bytes of registers", len(b.Values))
 		}
 		out = append(out, b)
 	}

@@ -9,8 +9,9 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/binary"
+	"encoding/hex"
+	"fmt"
 	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
@@ -143,12 +144,40 @@ func qualifiedName(public []byte) []byte {
 	return h.Sum([]byte{algSHA256 >> 8, algSHA256 & 0xff})
 }
 
-// identity is the SHA-256 of a key's SubjectPublicKeyInfo.
-func identity(key crypto.PublicKey) (attestation.Identity, error) {
-	der, err := x509.MarshalPKIXPublicKey(key)
+// Beginnings of SubjectPublicKeyInfo (RFC 3279, sections 2.3.1 and 2.3.5; RFC 5480) of
+// the two kinds of endorsement keys: all but the modulus, and all but the point.
+var (
+	rsaInfo     = mustHex("30820122300d06092a864886f70d01010105000382010f003082010a0282010100")
+	rsaExponent = mustHex("0203010001")
+	eccInfo     = mustHex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
+)
+
+func mustHex(s string) []byte {
+	b, err := hex.DecodeString(s)
 	if err != nil {
-		return attestation.Identity{}, err
+		panic(err)
 	}
-	h := sha256.Sum256(der)
-	return attestation.Identity{Kind: attestation.EndorsementKey, Value: h[:]}, nil
+	return b
+}
+
+// identity is the SHA-256 of the SubjectPublicKeyInfo of a key that
+// parseEndorsementKey returned.
+func identity(key crypto.PublicKey) (attestation.Identity, error) {
+	h := sha256.New()
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		h.Write(rsaInfo)
+		h.Write(k.N.FillBytes(make([]byte, 256)))
+		h.Write(rsaExponent)
+	case *ecdsa.PublicKey:
+		point, err := k.Bytes()
+		if err != nil {
+			return attestation.Identity{}, err
+		}
+		h.Write(eccInfo)
+		h.Write(point)
+	default:
+		return attestation.Identity{}, fmt.Errorf("key of type %T", key)
+	}
+	return attestation.Identity{Kind: attestation.EndorsementKey, Value: h.Sum(nil)}, nil
 }

@@ -136,20 +136,18 @@ func (q *quote) registers(banks []*api.Bank) (measurements.Banks, error) {
 		if b.Algorithm != uint32(q.selection[i].hash) {
 			return nil, attestation.Refuse(attestation.ReasonUnselected, "values of bank %#04x, quoted was %#04x", b.Algorithm, q.selection[i].hash)
 		}
-		if len(b.Values) > measurements.PCRCount {
-			return nil, attestation.Refuse(attestation.ReasonUnselected, "values of %d registers, %d were quoted", len(b.Values), measurements.PCRCount)
-		}
-		if len(b.Values) < measurements.PCRCount {
-			return nil, attestation.Refuse(attestation.ReasonDigest, "values of %d registers, %d were quoted", len(b.Values), measurements.PCRCount)
-		}
 		alg := bank(b.Algorithm)
-		pcrs := make(measurements.PCRs, len(b.Values))
-		for n, v := range b.Values {
-			if len(v) != alg.Size() {
-				return nil, attestation.Refuse(attestation.ReasonMalformed, "%s PCR %d of %d bytes", alg, n, len(v))
-			}
-			h.Write(v)
-			pcrs[n] = v
+		size := measurements.PCRCount * alg.Size()
+		if len(b.Values) > size {
+			return nil, attestation.Refuse(attestation.ReasonUnselected, "%d bytes of values, %d were quoted", len(b.Values), size)
+		}
+		if len(b.Values) < size {
+			return nil, attestation.Refuse(attestation.ReasonDigest, "%d bytes of values, %d were quoted", len(b.Values), size)
+		}
+		h.Write(b.Values)
+		pcrs := make(measurements.PCRs, measurements.PCRCount)
+		for n := range measurements.PCRCount {
+			pcrs[n] = b.Values[n*alg.Size() : (n+1)*alg.Size() : (n+1)*alg.Size()]
 		}
 		out[alg] = pcrs
 	}

@@ -167,11 +167,12 @@ const imaPCR = 10
 // replay computes a bank from the log's digests. Types and data of events are not
 // measured, so they must not matter, but for EV_NO_ACTION, which does not extend.
 func replay(log *tcg.Log, alg measurements.Algorithm) (values [measurements.PCRCount][]byte) {
-	h := alg.New()
+	h, size := alg.New(), alg.Size()
+	bank := make([]byte, measurements.PCRCount*size)
 	for pcr := range values {
-		values[pcr] = make([]byte, alg.Size())
+		values[pcr] = bank[pcr*size : (pcr+1)*size : (pcr+1)*size]
 	}
-	values[0][alg.Size()-1] = log.StartupLocality
+	values[0][size-1] = log.StartupLocality
 	for i := range log.Events {
 		e := &log.Events[i]
 		if !e.Extends() || e.PCR >= measurements.PCRCount {
@@ -180,7 +181,7 @@ func replay(log *tcg.Log, alg measurements.Algorithm) (values [measurements.PCRC
 		h.Reset()
 		h.Write(values[e.PCR])
 		h.Write(e.Digest(alg.TCG()))
-		values[e.PCR] = h.Sum(values[e.PCR][:0])
+		h.Sum(values[e.PCR][:0])
 	}
 	return values
 }

@@ -3,7 +3,6 @@
 package tpm
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -105,13 +104,13 @@ func TestQuoteShapes(t *testing.T) {
 		{"V6: neither safe nor unsafe", func(q *fakeQuote) { q.safe = 2 }, nil, attestation.ReasonMalformed},
 		{"V6: key of another hierarchy", func(q *fakeQuote) { q.signer = name([]byte("other")) }, nil, attestation.ReasonKey},
 		{"V5: a bank that is not selected", func(q *fakeQuote) { q.hashes = q.hashes[:1] }, nil, attestation.ReasonUnselected},
-		{"V5: a 17th register", nil, func(m *api.TPM) { m.Banks[0].Values = append(m.Banks[0].Values, make([]byte, 32)) }, attestation.ReasonUnselected},
+		{"V5: a 17th register", nil, func(m *api.TPM) { m.Banks[0].Values = append(m.Banks[0].Values, make([]byte, 32)...) }, attestation.ReasonUnselected},
 		{"V5: another bank's name", nil, func(m *api.TPM) { m.Banks[1].Algorithm = 4 }, attestation.ReasonUnselected},
 		{"V5: a third bank", nil, func(m *api.TPM) { m.Banks = append(m.Banks, m.Banks[1]) }, attestation.ReasonUnselected},
 		{"a bank less", nil, func(m *api.TPM) { m.Banks = m.Banks[:1] }, attestation.ReasonDigest},
-		{"a register less", nil, func(m *api.TPM) { m.Banks[0].Values = m.Banks[0].Values[1:] }, attestation.ReasonDigest},
-		{"another value", nil, func(m *api.TPM) { m.Banks[0].Values[15] = bytes.Repeat([]byte{1}, 32) }, attestation.ReasonDigest},
-		{"a short value", nil, func(m *api.TPM) { m.Banks[0].Values[15] = nil }, attestation.ReasonMalformed},
+		{"a register less", nil, func(m *api.TPM) { m.Banks[0].Values = m.Banks[0].Values[32:] }, attestation.ReasonDigest},
+		{"another value", nil, func(m *api.TPM) { m.Banks[0].Values[15*32]++ }, attestation.ReasonDigest},
+		{"a byte less", nil, func(m *api.TPM) { m.Banks[1].Values = m.Banks[1].Values[1:] }, attestation.ReasonDigest},
 		{"a changed quote", nil, func(m *api.TPM) { m.Quote[len(m.Quote)-1]++ }, attestation.ReasonSignature},
 		{"no signature", nil, func(m *api.TPM) { m.Signature = nil }, attestation.ReasonMalformed},
 		{"a signature of zeros", nil, func(m *api.TPM) { m.Signature = []byte{0, algECDSA, 0, algSHA256, 0, 0, 0, 0} }, attestation.ReasonSignature},
@@ -361,6 +360,24 @@ func TestMeasurements(t *testing.T) {
 	}
 	if !found {
 		t.Errorf("the command line is not named: %+v", comparison.Findings)
+	}
+}
+
+// TestIdentity: it is what openssl makes of the public key.
+func TestIdentity(t *testing.T) {
+	ecc, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []any{&rsaKey(t, "one").PublicKey, &ecc.PublicKey} {
+		der, err := x509.MarshalPKIXPublicKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := sha256.Sum256(der)
+		if got, err := identity(key); err != nil || !slices.Equal(got.Value, want[:]) {
+			t.Errorf("%T: %v, %v, want %x", key, got, err, want)
+		}
 	}
 }
 
