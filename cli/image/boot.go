@@ -326,7 +326,7 @@ func openKeep(dir string) (*keep, error) {
 func (k *keep) console(show bool, to io.Writer) io.Writer {
 	var writers []io.Writer
 	if show {
-		writers = append(writers, to)
+		writers = append(writers, machine.NewLineWriter(to))
 	}
 	if k.log != nil {
 		writers = append(writers, k.log)

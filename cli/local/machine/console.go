@@ -110,20 +110,55 @@ func (w *stageWriter) inspect() {
 // firmware likes to send them.
 var escapes = regexp.MustCompile(`\x1b(\[[0-?]*[ -/]*[@-~]|[ -/]*[0-~])`)
 
-// LastLines returns the last n lines of a console that have any text, without
-// control sequences, so that a guest cannot speak to the reader's terminal.
+// printable returns a console's text without control sequences and control
+// characters, so that a guest cannot speak to the reader's terminal.
+func printable(console []byte) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\t' && r != '\n' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, string(escapes.ReplaceAll(console, nil)))
+}
+
+// LastLines returns the last n lines of a console that have any text, for showing
+// to people.
 func LastLines(console []byte, n int) string {
 	var lines []string
-	for line := range strings.Lines(string(escapes.ReplaceAll(console, nil))) {
-		line = strings.Map(func(r rune) rune {
-			if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-				return -1
-			}
-			return r
-		}, line)
-		if strings.TrimSpace(line) != "" {
+	for line := range strings.Lines(printable(console)) {
+		if line = strings.TrimRight(line, "\n"); strings.TrimSpace(line) != "" {
 			lines = append(lines, "  | "+line)
 		}
 	}
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// A LineWriter shows a console to people: whole lines, without anything that would
+// move their terminal's cursor or worse. It is not safe for concurrent use.
+type LineWriter struct {
+	to   io.Writer
+	line []byte
+}
+
+// NewLineWriter returns a writer that shows what is written to it on to.
+func NewLineWriter(to io.Writer) *LineWriter { return &LineWriter{to: to} }
+
+// Write implements io.Writer. A line longer than 1 KiB is cut.
+func (w *LineWriter) Write(p []byte) (int, error) {
+	for _, b := range p {
+		switch {
+		case b != '\n' && len(w.line) < maxLineLength:
+			w.line = append(w.line, b)
+		case b == '\n':
+			text := printable(w.line)
+			w.line = w.line[:0]
+			if strings.TrimSpace(text) == "" {
+				continue
+			}
+			if _, err := io.WriteString(w.to, "  | "+text+"\n"); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return len(p), nil
 }

@@ -76,6 +76,20 @@ func TestLastLinesCannotSpeakToTheTerminal(t *testing.T) {
 	}
 }
 
+func TestLineWriterShowsWholeHarmlessLines(t *testing.T) {
+	var shown bytes.Buffer
+	w := NewLineWriter(&shown)
+	for _, piece := range []string{"\x1b[2J\x1b[01;", "01Hfirm", "ware\r\n\r\n", strings.Repeat("x", 5000), "\nunfinished"} {
+		if n, err := w.Write([]byte(piece)); err != nil || n != len(piece) {
+			t.Fatalf("wrote %d, %v", n, err)
+		}
+	}
+	want := "  | firmware\n  | " + strings.Repeat("x", maxLineLength) + "\n"
+	if diff := cmp.Diff(want, shown.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestRingKeepsTheEnd(t *testing.T) {
 	r := newRing(10)
 	for range 1000 {

@@ -110,7 +110,8 @@ func (m *Machine) start(ctx context.Context, c Config, t tools) error {
 	}
 	args := append(c.hardware(m.accel, w.tpmFD), pflash(c.Firmware.Code, varsFile(state))...)
 	args = append(args, w.args...)
-	args = append(args, "-no-reboot")
+	// What breaks out of the guest finds a process that can start no other.
+	args = append(args, "-no-reboot", "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	args = append(args, c.ExtraArgs...)
 	w.files.add(keep.hold)
 	m.started = time.Now()
