@@ -49,7 +49,8 @@ func (t Tree) Problems(debug bool) []string {
 				report(p, "points at %s, which does not exist", node.Target)
 			}
 		}
-		if node.Type == tar.TypeDir || !inProgramDirectory(p) {
+		// Whatever the directory: a program, or a link that could be one's name.
+		if node.Type != tar.TypeSymlink && !isELF(node.Content) {
 			continue
 		}
 		if interpreters.MatchString(path.Base(p)) && !debug {
@@ -66,12 +67,6 @@ func (t Tree) Problems(debug bool) []string {
 func isRuntimePath(p string) bool {
 	first, _, _ := strings.Cut(p, "/")
 	return slices.Contains([]string{"run", "proc", "sys", "dev", "var", "tmp"}, first)
-}
-
-func inProgramDirectory(p string) bool {
-	dir := path.Dir(p)
-	return path.Base(dir) == "bin" || path.Base(dir) == "sbin" || strings.HasPrefix(dir, "usr/lib/systemd") ||
-		strings.HasPrefix(dir, "usr/libexec") || strings.HasPrefix(dir, "opt/")
 }
 
 // Executables lists every file that can be executed, with where it came from: all files with an execute bit, and all

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package imagetest
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/constellation-os/constellation/image/deb"
+)
+
+var update = flag.Bool("update", false, "write the golden file of the units' exposure")
+
+// ownUnits are the services of this repository.
+var ownUnits = []string{"containerd.service", "measurementreader.service"}
+
+const (
+	libraries = "usr/lib/x86_64-linux-gnu"
+	analyzer  = "usr/bin/systemd-analyze"
+)
+
+// TestExposureOfUnits records how exposed systemd-analyze finds each of our services, from 0.0 to 10.0: a change of
+// a unit's sandbox has to be seen by a reviewer. The analyzer is that of the image's own systemd package.
+func TestExposureOfUnits(t *testing.T) {
+	root := t.TempDir()
+	extract(t, root)
+	addAnalyzer(t, root)
+	var report strings.Builder
+	report.WriteString("# What systemd-analyze security --offline=true says of the exposure of our services, from 0.0 to 10.0.\n" +
+		"# Renew with: tools/bazel run //image/imagetest:imagetest_test -- -test.run=TestExposureOfUnits -update\n")
+	for _, unit := range ownUnits {
+		fmt.Fprintf(&report, "%s %s\n", unit, exposure(t, root, unit))
+	}
+	golden := os.Getenv("GOLDEN_EXPOSURE")
+	if *update {
+		target := filepath.Join(os.Getenv("BUILD_WORKSPACE_DIRECTORY"), golden)
+		if err := os.WriteFile(target, []byte(report.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.String() != string(want) {
+		t.Errorf("exposure is\n%s\nthe golden file says\n%s", report.String(), want)
+	}
+}
+
+func addAnalyzer(t *testing.T, root string) {
+	t.Helper()
+	archive, err := os.Open(os.Getenv("SYSTEMD_PACKAGE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer archive.Close()
+	found := false
+	if err := deb.Read(archive, func(p string) bool { return p == analyzer }, func(f deb.File) error {
+		found = true
+		return os.WriteFile(filepath.Join(root, f.Path), f.Content, 0o755)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !found {
+		t.Fatalf("the package has no %s", analyzer)
+	}
+}
+
+// exposure runs the analyzer with the root's own loader and libraries.
+func exposure(t *testing.T, root, unit string) string {
+	t.Helper()
+	command := exec.Command(filepath.Join(root, libraries, "ld-linux-x86-64.so.2"),
+		"--library-path", filepath.Join(root, libraries)+":"+filepath.Join(root, libraries, "systemd"),
+		filepath.Join(root, analyzer), "security", "--offline=true", "--no-pager", "--root="+root, unit)
+	command.Env = []string{"LC_ALL=C.UTF-8", "SYSTEMD_COLORS=0"}
+	output, err := command.CombinedOutput()
+	if err != nil {
+		t.Fatalf("systemd-analyze security %s: %v\n%s", unit, err, output)
+	}
+	// The last line is: -> Overall exposure level for NAME: 9.6 UNSAFE
+	_, verdict, ok := strings.Cut(string(output), "Overall exposure level for "+unit+": ")
+	if !ok {
+		t.Fatalf("systemd-analyze says nothing of %s:\n%s", unit, output)
+	}
+	return strings.Fields(verdict)[0]
+}
