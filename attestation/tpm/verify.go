@@ -175,7 +175,7 @@ func replay(log *tcg.Log, alg measurements.Algorithm) (values [measurements.PCRC
 	values[0][size-1] = log.StartupLocality
 	for i := range log.Events {
 		e := &log.Events[i]
-		if !e.Extends() || e.PCR >= measurements.PCRCount {
+		if !e.Extends() || e.PCR < 0 || e.PCR >= measurements.PCRCount {
 			continue
 		}
 		h.Reset()
