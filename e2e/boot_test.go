@@ -90,7 +90,7 @@ func tamperings() []tampering {
 		{
 			name: "another command line", telling: true,
 			change: func(_ *testing.T, _ *machine.Config, disk *tamper.Disk) error {
-				return disk.CommandLine("loglevel=5", "loglevel=6")
+				return disk.CommandLine("flavour=qemu", "flavour=QEMU")
 			},
 			want: []finding{
 				{4, measurements.ReasonDigest, measurements.ComponentUKI, true},

@@ -29,7 +29,7 @@ var stageSigns = []struct {
 	sign  *regexp.Regexp
 }{
 	{StageLoader, regexp.MustCompile(`BdsDxe: starting `)},
-	{StageKernel, regexp.MustCompile(`^\[ +0\.\d+\] `)},
+	{StageKernel, regexp.MustCompile(`^EFI stub: |^\[ +0\.\d+\] `)},
 	{StageInitrd, regexp.MustCompile(`^\[[ \d.]+\] constellation: `)},
 	{StageSystem, regexp.MustCompile(`Welcome to |systemd\[1\]: `)},
 }
