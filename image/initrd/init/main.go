@@ -144,8 +144,7 @@ func switchRoot() error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("enter root: %w", err)
 	}
-	// A dumb terminal is not asked for its size and sent no control sequences: the console is a log.
-	err := unix.Exec(systemd, []string{systemd}, []string{"TERM=dumb"})
+	err := unix.Exec(systemd, []string{systemd}, nil)
 	return fmt.Errorf("execute %s: %w", systemd, err)
 }
 
