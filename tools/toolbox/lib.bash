@@ -50,9 +50,14 @@ find_mirrors() {
       esac
     done < <(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(LABEL)' \
       'Created-By: Packages' 2>/dev/null | grep '^http' || true)
-    printf '%s\n%s\n' "${main%/}" "${security%/}" >"$kept.$$" && mv "$kept.$$" "$kept"
+    main=${main%/} security=${security%/}
+    # The two are neighbours wherever one mirror has both.
+    case $main in */debian) security=${security:-$main-security} ;; esac
+    rm -f "$kept"
+    [ -z "$main" ] || { printf '%s\n%s\n' "$main" "$security" >"$kept.$$" && mv "$kept.$$" "$kept"; }
+  else
+    { read -r main; read -r security; } <"$kept"
   fi
-  { read -r main; read -r security; } <"$kept" || true
   DEBIAN_MIRROR=${DEBIAN_MIRROR:-$main} DEBIAN_SECURITY_MIRROR=${DEBIAN_SECURITY_MIRROR:-$security}
   [ -z "$DEBIAN_MIRROR" ] || export DEBIAN_MIRROR
   [ -z "$DEBIAN_SECURITY_MIRROR" ] || export DEBIAN_SECURITY_MIRROR
