@@ -13,14 +13,14 @@ import (
 )
 
 func TestEnvironmentIsThatOfNobody(t *testing.T) {
-	got := environment("/root", []string{
+	got := environment("/unpacked", []string{
 		"PATH=/bin", "SOURCE_DATE_EPOCH=0", "LANG=de_DE", "LC_TIME=tr_TR", "LD_PRELOAD=x", "TZ=Asia/Tokyo",
 		"OPENSSL_CONF=/etc/x", "MTOOLS_NO_VFAT=1", "GCONV_PATH=/x", "GLIBC_TUNABLES=x",
 	})
 	want := []string{
 		"PATH=/bin", "SOURCE_DATE_EPOCH=0",
 		"LC_ALL=C", "TZ=UTC", "OPENSSL_CONF=/dev/null", "MTOOLSRC=/dev/null",
-		"GCONV_PATH=/root/usr/lib/x86_64-linux-gnu/gconv", "LOCPATH=/root/none",
+		"GCONV_PATH=/unpacked/usr/lib/x86_64-linux-gnu/gconv", "LOCPATH=/unpacked/none",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
@@ -78,13 +78,13 @@ func TestCommandLine(t *testing.T) {
 	}{
 		"static": {segment: elf.PT_LOAD},
 		"dynamic": {segment: elf.PT_INTERP, want: []string{
-			"/root/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "--inhibit-cache",
-			"--library-path", "/root/usr/lib/x86_64-linux-gnu", "--argv0", "tool",
+			"/unpacked/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "--inhibit-cache",
+			"--library-path", "/unpacked/usr/lib/x86_64-linux-gnu", "--argv0", "tool",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			program := writeELF(t, test.segment)
-			got, err := commandLine("/root", program, "tool", []string{"-x"})
+			got, err := commandLine("/unpacked", program, "tool", []string{"-x"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -93,7 +93,7 @@ func TestCommandLine(t *testing.T) {
 			}
 		})
 	}
-	if _, err := commandLine("/root", "/dev/null", "tool", nil); err == nil {
+	if _, err := commandLine("/unpacked", "/dev/null", "tool", nil); err == nil {
 		t.Error("no error for something that is not a program")
 	}
 }
