@@ -28,6 +28,8 @@ const running = "running"
 
 // child runs a machine until it is interrupted.
 func child() int {
+	// Bazel's test binaries come with an opinion about SIGTERM; programs do not.
+	signal.Reset()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	args := os.Args[len(os.Args)-2:]

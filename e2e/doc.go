@@ -4,7 +4,7 @@
 // real (software) TPMs. Its tests carry the build tag e2e: they need built
 // images, QEMU and swtpm, which Bazel provides:
 //
-//	tools/bazel test //e2e:boot_test    the telling cases, a few minutes
+//	tools/bazel test //e2e:boot_test    what every change must pass, a few minutes
 //	tools/bazel test //e2e:campaign     every case
 //
 // Without Bazel: CONSTELLATION_IMAGE and CONSTELLATION_FIRMWARE name the folders

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// campaign runs every case, not only the telling ones.
+// campaign adds the rare cases.
 var campaign = flag.Bool("campaign", false, "run every case")
 
 // Environment variables that say where the artifacts are. Relative paths are
