@@ -102,12 +102,6 @@ func matchPath(pattern, file string) bool {
 	return err == nil && matched
 }
 
-// has says whether the package has a section.
-func (s *Selection) has(pkg string) bool {
-	_, ok := s.patterns[pkg]
-	return ok
-}
-
 // unused describes the patterns that named nothing.
 func (s *Selection) unused() []string {
 	var unused []string
