@@ -5,12 +5,14 @@
 package rebuild
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -57,6 +59,26 @@ func launch(command []string) error {
 	return unix.Exec(command[0], command, os.Environ())
 }
 
+// endOrphans ends what a killed Bazel has left running: as their reaper, this process is the parent of all of it.
+func endOrphans() {
+	for {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
+		if err != nil {
+			return
+		}
+		// Orphans go to the main thread.
+		for field := range strings.FieldsSeq(string(children)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		// What they leave comes here next.
+		if _, err := unix.Wait4(-1, nil, 0, nil); err == unix.ECHILD {
+			return
+		}
+	}
+}
+
 func useOneProcessor() error {
 	var allowed, one unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
@@ -77,7 +99,7 @@ func copySource(t *testing.T, workspace string) string {
 	if unix.Access(place, unix.W_OK) != nil {
 		place = os.TempDir()
 	}
-	target := filepath.Join(temporary(t, place, "constellation-"), "another-place")
+	target := filepath.Join(temporary(t, place), "another-place")
 	var paths []string
 	err := filepath.WalkDir(workspace, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -145,24 +167,48 @@ func copyFile(source, target string) (fs.FileInfo, error) {
 	}
 }
 
-// temporary makes a folder that goes when the test ends, with all that is in it.
-func temporary(t *testing.T, place, prefix string) string {
+// temporaryPrefix and the number of the process that made it begin the name of a temporary folder.
+const temporaryPrefix = "constellation-second-build-"
+
+// temporary makes a folder that goes when the test ends, with all that is in it, and removes what tests that were
+// killed have left.
+func temporary(t *testing.T, place string) string {
 	t.Helper()
-	folder, err := os.MkdirTemp(place, prefix)
+	old, err := filepath.Glob(filepath.Join(place, temporaryPrefix+"*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range old {
+		maker, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(folder), temporaryPrefix), "-")
+		if pid, err := strconv.Atoi(maker); err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			if err := remove(folder); err != nil {
+				t.Logf("left by an earlier run: %v", err)
+			}
+		}
+	}
+	folder, err := os.MkdirTemp(place, fmt.Sprintf("%s%d-in-another-place-", temporaryPrefix, os.Getpid()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// Go's module cache has read-only folders.
-		filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
-			if err == nil && entry.IsDir() {
-				err = os.Chmod(path, 0o700)
-			}
-			return err
-		})
-		if err := os.RemoveAll(folder); err != nil {
+		if err := remove(folder); err != nil {
 			t.Error(err)
 		}
 	})
 	return folder
+}
+
+// remove removes a folder, though Go's module cache in it is read-only.
+func remove(folder string) error {
+	err := os.RemoveAll(folder)
+	if err == nil {
+		return nil
+	}
+	filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() {
+			err = os.Chmod(path, 0o700)
+		}
+		return err
+	})
+	return os.RemoveAll(folder)
 }

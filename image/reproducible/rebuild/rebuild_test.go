@@ -29,6 +29,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/constellation-os/constellation/image/reproducible"
 )
 
@@ -122,7 +124,7 @@ func sameNames(t *testing.T, artifacts, build string) string {
 func build(ctx context.Context, t *testing.T, source, firstBase string) {
 	t.Helper()
 	// Its length differs from the first one's too.
-	scratch := temporary(t, "/var/tmp", "constellation-second-build-in-another-place-")
+	scratch := temporary(t, "/var/tmp")
 	home := filepath.Join(scratch, "home")
 	if err := os.Mkdir(home, 0o700); err != nil {
 		t.Fatal(err)
@@ -158,8 +160,13 @@ func build(ctx context.Context, t *testing.T, source, firstBase string) {
 	defer log.Close()
 	command.Stdout, command.Stderr = log, log
 	isolate(command)
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGTERM) }
-	command.WaitDelay = 30 * time.Second
+	// At once: who runs this test may wait a few seconds only, and everything goes anyway.
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	command.WaitDelay = 5 * time.Second
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer endOrphans()
 	if err := command.Run(); err != nil {
 		output, readErr := os.ReadFile(log.Name())
 		t.Fatalf("second build: %v\n%s", errors.Join(err, context.Cause(ctx), readErr), tail(output))
