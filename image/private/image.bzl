@@ -5,8 +5,8 @@ load("//image/private:info.bzl", "ConstellationImageInfo")
 load("//image/private:package.bzl", "find_package")
 load("//image/private:root.bzl", "ROOT_ATTRIBUTES", "build_root")
 
-# LZ4 in physical clusters of 16 KiB: of the choices measured (docs/image.md) the one that boots fastest without
-# hardware virtualization and builds in seconds. Times and identifiers are fixed.
+# LZ4 in physical clusters of 16 KiB: of the choices measured (docs/image.md) the smallest that builds in less than ten
+# seconds. Times and identifiers are fixed.
 _EROFS_OPTIONS = [
     "--quiet",
     "--tar=f",
