@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
+	"gvisor.dev/gvisor/pkg/tcpip/link/ethernet"
+	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+)
+
+const (
+	guestMAC = "52:54:00:00:00:07"
+	guestIP  = "10.77.0.2"
+	patience = 10 * time.Second
+)
+
+// guest is a machine: a network stack behind a connection that carries frames.
+func guest(t *testing.T, n *Network) *stack.Stack {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	attached := make(chan struct{})
+	go func() {
+		defer close(attached)
+		n.Attach(t.Context(), theirs)
+	}()
+	mac, err := net.ParseMAC(guestMAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := channel.New(64, mtu, tcpip.LinkAddress(mac))
+	s := stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
+	})
+	if err := s.CreateNIC(nic, ethernet.New(link)); err != nil {
+		t.Fatal(err)
+	}
+	err2 := s.AddProtocolAddress(nic, tcpip.ProtocolAddress{
+		Protocol:          ipv4.ProtocolNumber,
+		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(net.ParseIP(guestIP).To4()), PrefixLen: 24},
+	}, stack.AddressProperties{})
+	if err2 != nil {
+		t.Fatal(err2)
+	}
+	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, Gateway: tcpip.AddrFromSlice(net.ParseIP(gateway).To4()), NIC: nic}})
+	go send(t.Context(), link, ours)
+	go receive(link, ours)
+	t.Cleanup(func() {
+		ours.Close()
+		<-attached
+		s.Destroy()
+	})
+	return s
+}
+
+func send(ctx context.Context, link *channel.Endpoint, conn net.Conn) {
+	for {
+		pkt := link.ReadContext(ctx)
+		if pkt == nil {
+			return
+		}
+		frame := pkt.ToView().AsSlice()
+		out := binary.BigEndian.AppendUint32(nil, uint32(len(frame)))
+		if _, err := conn.Write(append(out, frame...)); err != nil {
+			return
+		}
+		pkt.DecRef()
+	}
+}
+
+func receive(link *channel.Endpoint, conn net.Conn) {
+	for {
+		var length [4]byte
+		if _, err := io.ReadFull(conn, length[:]); err != nil {
+			return
+		}
+		frame := make([]byte, binary.BigEndian.Uint32(length[:]))
+		if _, err := io.ReadFull(conn, frame); err != nil {
+			return
+		}
+		link.InjectInbound(header.Ethernet(frame).Type(), stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)}))
+	}
+}
+
+func newNetwork(t *testing.T) *Network {
+	t.Helper()
+	n, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return n
+}
+
+func fullAddress(ip string, port uint16) tcpip.FullAddress {
+	return tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFromSlice(net.ParseIP(ip).To4()), Port: port}
+}
+
+func TestDialReachesAMachine(t *testing.T) {
+	n := newNetwork(t)
+	s := guest(t, n)
+	listener, err := gonet.ListenTCP(s, fullAddress(guestIP, 9000), ipv4.ProtocolNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		io.Copy(conn, conn)
+		conn.Close()
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	conn, err := n.Dial(ctx, netip.MustParseAddrPort(guestIP+":9000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	sent := bytes.Repeat([]byte("0123456789"), 10_000)
+	go conn.Write(sent)
+	got := make([]byte, len(sent))
+	conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("the echo differs: %v", err)
+	}
+}
+
+// TestNothingLeadsOut: a machine reaches neither this computer nor anything beyond.
+func TestNothingLeadsOut(t *testing.T) {
+	outside, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	port := uint16(outside.Addr().(*net.TCPAddr).Port)
+	n := newNetwork(t)
+	s := guest(t, n)
+	for name, to := range map[string]string{"this computer by its place on the network": gateway, "this computer's loopback": "127.0.0.1", "beyond": "192.0.2.1"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if conn, err := gonet.DialContextTCP(ctx, s, fullAddress(to, port), ipv4.ProtocolNumber); err == nil {
+				conn.Close()
+				t.Errorf("%s was reached", to)
+			}
+		})
+	}
+}
+
+func TestDHCP(t *testing.T) {
+	n := newNetwork(t)
+	s := guest(t, n)
+	if a, ok := n.Address(guestMAC); ok {
+		t.Fatalf("a machine that asked for nothing has address %s", a)
+	}
+	from, to := fullAddress(guestIP, 68), fullAddress(gateway, 67)
+	conn, err := gonet.DialUDP(s, &from, nil, ipv4.ProtocolNumber)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	mac, err := net.ParseMAC(guestMAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	discover, err := dhcpv4.NewDiscovery(mac)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.WriteTo(discover.ToBytes(), &net.UDPAddr{IP: to.Addr.AsSlice(), Port: int(to.Port)}); err != nil {
+		t.Fatal(err)
+	}
+	conn.SetReadDeadline(time.Now().Add(patience))
+	answer := make([]byte, mtu)
+	count, _, err := conn.ReadFrom(answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	offer, err := dhcpv4.FromBytes(answer[:count])
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, ok := n.Address(guestMAC)
+	if !ok || offer.MessageType() != dhcpv4.MessageTypeOffer || offer.YourIPAddr.String() != address.String() {
+		t.Errorf("offered %s by %v, leased %s", offer.YourIPAddr, offer.MessageType(), address)
+	}
+	if mask, _ := offer.SubnetMask().Size(); mask != 24 {
+		t.Errorf("the mask has %d bits", mask)
+	}
+}
+
+func TestFrameConn(t *testing.T) {
+	frame := func(size int) []byte {
+		return append(binary.BigEndian.AppendUint32(nil, uint32(size)), make([]byte, size)...)
+	}
+	for _, tc := range []struct {
+		name string
+		sent []byte
+		want int // bytes that come through
+	}{
+		{"a frame", frame(60), 64},
+		{"the shortest", frame(minFrame), 4 + minFrame},
+		{"too short", frame(minFrame - 1), 0},
+		{"nothing, then a frame", append(frame(0), frame(60)...), 64},
+		{"the longest", frame(maxFrame), 4 + maxFrame},
+		{"too long, then a frame", append(frame(maxFrame+1), frame(60)...), 0},
+		{"cut short", frame(60)[:40], 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			sender, receiver := net.Pipe()
+			go func() {
+				sender.Write(tc.sent)
+				sender.Close()
+			}()
+			got, _ := io.ReadAll(&frameConn{Conn: receiver})
+			receiver.Close()
+			if len(got) != tc.want {
+				t.Errorf("%d bytes came through, want %d", len(got), tc.want)
+			}
+		})
+	}
+}
+
+func TestDialRefusesIPv6(t *testing.T) {
+	n := newNetwork(t)
+	if _, err := n.Dial(t.Context(), netip.MustParseAddrPort("[::1]:1")); err == nil {
+		t.Error("dialled")
+	}
+}
