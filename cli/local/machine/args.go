@@ -64,15 +64,24 @@ func (c Config) device(d measurements.Device) []string {
 	case measurements.ModelRNG:
 		return []string{"-device", at + ",rng=random"}
 	case measurements.ModelNet:
-		// Nothing is plugged into the adapter: what the guest sends is dropped.
-		return []string{"-device", at + ",romfile=,mac=" + macAddress}
+		// With nothing plugged into the adapter what the guest sends is dropped. The
+		// guest cannot tell before its driver runs, and the firmware measures the same.
+		adapter := at + ",romfile=,mac=" + MACAddress
+		if c.Network != nil {
+			adapter += ",netdev=" + netdev
+		}
+		return []string{"-device", adapter}
 	default:
 		return []string{"-device", at}
 	}
 }
 
-// macAddress is the machine's network address (locally administered, RFC 7042).
-const macAddress = "52:54:00:00:00:01"
+// MACAddress is the hardware address of every machine's network adapter (locally
+// administered, RFC 7042). The firmware measures it.
+const MACAddress = "52:54:00:00:00:01"
+
+// netdev is QEMU's name of what the network adapter is plugged into.
+const netdev = "network"
 
 // pflash returns the arguments for the firmware's two flash devices.
 func pflash(code, vars string) []string {

@@ -5,6 +5,8 @@ package machine
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -149,5 +151,35 @@ func TestKVMIsUsedOnlyWhereAMachineRanWithIt(t *testing.T) {
 				t.Errorf("the probe says %t, want %t", got, want)
 			}
 		})
+	}
+}
+
+// plug is a network that keeps what it was sent.
+type plug struct{ got, detached chan string }
+
+func (p plug) Attach(_ context.Context, conn net.Conn) {
+	frame := make([]byte, len("a frame"))
+	io.ReadFull(conn, frame)
+	p.got <- string(frame)
+	io.Copy(io.Discard, conn)
+	p.detached <- string(frame)
+}
+
+func TestNetworkIsAttachedAndDetached(t *testing.T) {
+	c, _ := useFakeQEMU(t, fakeReports)
+	network := plug{make(chan string, 1), make(chan string, 1)}
+	c.Network = network
+	m, err := Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := <-network.got; got != "a frame" {
+		t.Errorf("the network was sent %q", got)
+	}
+	m.Stop()
+	select {
+	case <-network.detached:
+	default:
+		t.Error("the machine is gone and the network still serves it")
 	}
 }

@@ -3,9 +3,11 @@
 package machine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"regexp"
 	"slices"
 
@@ -43,6 +45,9 @@ type Config struct {
 	// Console additionally receives the serial console's bytes as they come.
 	// A writer that fails or blocks holds up the console, not the guest's memory.
 	Console io.Writer
+	// Network is what the machine's network adapter is plugged into. Nil means
+	// nothing: what the guest sends is dropped.
+	Network Network
 	// Acceleration chooses how the guest's processor is run. Default
 	// [AccelerationAuto].
 	Acceleration Acceleration
@@ -56,6 +61,14 @@ type Firmware struct {
 	Code string
 	// Vars is the variable store's template; the machine works on a copy.
 	Vars string
+}
+
+// A Network serves network adapters.
+type Network interface {
+	// Attach serves the adapter at the other end of conn until conn ends or ctx is
+	// done. On conn each Ethernet frame follows its length in 4 bytes, big endian.
+	// The frames are the guest's and not trusted.
+	Attach(ctx context.Context, conn net.Conn)
 }
 
 // TPM configures a machine's software TPM.

@@ -107,6 +107,9 @@ func fakeQEMU(behaviour string, args []string) error {
 			if port := channels["port0"]; port != nil {
 				fmt.Fprint(port, "the report\n")
 			}
+			if adapter := channels[netdev]; adapter != nil {
+				fmt.Fprint(adapter, "a frame")
+			}
 		},
 		fakeStuck:  func() { fmt.Fprint(channels["console"], "BdsDxe: starting Boot0001\r\n") },
 		fakeSilent: func() {},
@@ -126,7 +129,7 @@ func fakeQEMU(behaviour string, args []string) error {
 	return serveMonitor(channels["monitor"], play)
 }
 
-var channelArgument = regexp.MustCompile(`^socket,id=(\w+),fd=(\d+)$`)
+var channelArgument = regexp.MustCompile(`^(?:socket|stream),id=(\w+),(?:server=off,addr\.type=fd,addr\.str|fd)=(\d+)$`)
 
 // inherited opens the channels that the arguments name.
 func inherited(args []string) (map[string]net.Conn, error) {

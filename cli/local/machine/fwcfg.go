@@ -103,6 +103,7 @@ func (c Config) interrogate(ctx context.Context, t tools, accel Acceleration) (m
 	if err := copyOnce(c.Firmware.Vars, vars); err != nil {
 		return nil, fmt.Errorf("copy the firmware's variable store: %w", err)
 	}
+	c.Network = nil // not in the tables
 	args := append(c.hardware(accel, w.tpmFD), pflash(c.Firmware.Code, vars)...)
 	args = append(args, c.ExtraArgs...)
 	args = append(args, "-serial", "null", "-S",

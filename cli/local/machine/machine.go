@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -206,6 +207,25 @@ func (m *Machine) connect(c Config, w *wiring) {
 	for name, conn := range w.ports {
 		m.ports[name] = newPort(conn)
 	}
+	if w.network != nil {
+		m.attach(c.Network, w.network)
+	}
+}
+
+// attach has the network serve the adapter until the machine is torn down.
+func (m *Machine) attach(n Network, conn net.Conn) {
+	ctx, cancel := context.WithCancel(context.Background())
+	detached := make(chan struct{})
+	go func() {
+		defer close(detached)
+		n.Attach(ctx, conn)
+	}()
+	m.cleanups = append(m.cleanups, func() error {
+		cancel()
+		conn.Close()
+		<-detached
+		return nil
+	})
 }
 
 // supervise waits for the end of QEMU and clears away what is left.

@@ -12,6 +12,7 @@ import (
 // being set up.
 type wiring struct {
 	console, qmp net.Conn
+	network      net.Conn // nil without one
 	ports        map[string]net.Conn
 	tpmControl   *os.File
 	tpmFD        int
@@ -45,6 +46,12 @@ func (m *Machine) wire(c Config) (*wiring, error) {
 		}
 		w.args = append(w.args, "-chardev", fmt.Sprintf("socket,id=port%d,fd=%d", i, fd),
 			"-device", fmt.Sprintf("virtserialport,bus=ports.0,nr=%d,chardev=port%d,name=%s", i+1, i, name))
+	}
+	if c.Network != nil {
+		if w.network, fd, err = open(netdev); err != nil {
+			return nil, err
+		}
+		w.args = append(w.args, "-netdev", fmt.Sprintf("stream,id=%s,server=off,addr.type=fd,addr.str=%d", netdev, fd))
 	}
 	if !c.TPM.Absent {
 		if err := w.wireTPM(); err != nil {
