@@ -11,7 +11,9 @@
 // Trust boundary. Trusted are the kernel, this program and the kernel command line, all of which are measured before
 // they run. Disks are not trusted: whoever controls them can make the boot fail, and nothing else. What is taken from
 // them is only where the partitions are; a partition with the right identifier and the wrong content does not match
-// the root hash, and the kernel panics at the first wrong block that is read (panic_on_corruption).
+// the root hash, and the kernel panics at the first wrong block that is read (panic_on_corruption). It panics as well
+// at the first block that cannot be read (panic_on_error): else a host could choose, file by file, which parts of the
+// measured root are there, and leave out a unit's sandbox or a setting of the kernel.
 // The superblock in front of the hash tree is never read. The root hash does not cover it, and a forged one could
 // choose another hash algorithm, salt, block size or tree height; those are constants here (package verity), and the
 // number of blocks comes from the command line.
@@ -91,7 +93,7 @@ func mountRoot(wanted rootParameters, data, hash partition) error {
 		UUID:       "CRYPT-VERITY-" + wanted.hash.String()[:32] + "-root",
 		Sectors:    wanted.blocks * verity.BlockSize / 512,
 		Target:     "verity",
-		Parameters: verity.Table(wanted.hash, wanted.blocks, data.device, hash.device) + " 1 panic_on_corruption",
+		Parameters: verity.Table(wanted.hash, wanted.blocks, data.device, hash.device) + " 2 panic_on_corruption panic_on_error",
 	})
 	if err != nil {
 		return fmt.Errorf("open root: %w", err)
