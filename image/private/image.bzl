@@ -94,10 +94,11 @@ def _sbom(ctx, root):
     arguments = ctx.actions.args()
     arguments.add("-lock", ctx.file._lock)
     arguments.add("-inputs", root.inputs)
+    arguments.add("-init", ctx.file._init)
     arguments.add("-files", root.files)
     arguments.add("-name", "constellation-{}-{}".format(ctx.attr.flavour, ctx.attr.version))
     arguments.add("-out", sbom)
-    _run(ctx, "_mksbom", "Sbom", depset([ctx.file._lock, root.inputs, root.files], transitive = [root.binaries]), [sbom], arguments)
+    _run(ctx, "_mksbom", "Sbom", depset([ctx.file._lock, ctx.file._init, root.inputs, root.files], transitive = [root.binaries]), [sbom], arguments)
     return sbom
 
 def _manifest(ctx, artifacts, description):
@@ -164,6 +165,7 @@ constellation_image = rule(
         "version": attr.string(mandatory = True),
         "_boot": attr.label(default = "@debian//:boot"),
         "_cmdline": attr.label(default = "//image:cmdline.conf", allow_single_file = True),
+        "_init": attr.label(default = "//image/initrd/init", allow_single_file = True),
         "_initrd": attr.label(default = "//image/initrd:archive", allow_single_file = True),
         "_lock": attr.label(default = "//image/packages:lock.json", allow_single_file = True),
         "_mkdisk": _tool("//image/disk/mkdisk"),

@@ -18,17 +18,18 @@ import (
 func main() {
 	lockPath := flag.String("lock", "", "the lock of the Debian packages")
 	inputs := flag.String("inputs", "", "the JSON list of the root's inputs")
+	init := flag.String("init", "", "the initrd's program")
 	files := flag.String("files", "", "the JSON description of the root's files")
 	name := flag.String("name", "", "the document's name")
 	out := flag.String("out", "", "the document to write")
 	flag.Parse()
-	if err := run(*lockPath, *inputs, *files, *name, *out); err != nil {
+	if err := run(*lockPath, *inputs, *init, *files, *name, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "mksbom:", err)
 		os.Exit(1)
 	}
 }
 
-func run(lockPath, inputsPath, filesPath, name, out string) error {
+func run(lockPath, inputsPath, initPath, filesPath, name, out string) error {
 	locked, err := lock.ReadFile(lockPath)
 	if err != nil {
 		return err
@@ -52,7 +53,11 @@ func run(lockPath, inputsPath, filesPath, name, out string) error {
 	if err := readJSON(inputsPath, &inputs); err != nil {
 		return err
 	}
-	var programs []sbom.Program
+	first, err := os.ReadFile(initPath)
+	if err != nil {
+		return err
+	}
+	programs := []sbom.Program{{Path: "/init", Origin: "image/initrd/init", Content: first}}
 	for _, file := range inputs.Files {
 		if file.Mode&0o111 == 0 {
 			continue
