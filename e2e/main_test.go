@@ -23,9 +23,11 @@ var campaign = flag.Bool("campaign", false, "run every case")
 // Environment variables that say where the artifacts are. Relative paths are
 // Bazel's: they begin at the runfiles' root.
 const (
-	imageEnv    = "CONSTELLATION_IMAGE"
-	firmwareEnv = "CONSTELLATION_FIRMWARE"
-	mtoolsEnv   = "MTOOLS"
+	imageEnv      = "CONSTELLATION_IMAGE"
+	debugImageEnv = "CONSTELLATION_IMAGE_DEBUG"
+	firmwareEnv   = "CONSTELLATION_FIRMWARE"
+	mtoolsEnv     = "MTOOLS"
+	dumpEROFSEnv  = "DUMP_EROFS"
 )
 
 // TestMain gives the tests a temporary folder of their own and asserts, once they
@@ -39,7 +41,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	for _, name := range []string{imageEnv, firmwareEnv, mtoolsEnv} {
+	for _, name := range []string{imageEnv, debugImageEnv, firmwareEnv, mtoolsEnv, dumpEROFSEnv} {
 		if err := resolve(name); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

@@ -110,6 +110,24 @@ func (d *Disk) Root(offset int64) error {
 	return d.flip(p.Offset() + offset)
 }
 
+// RootOffset is where the root's partition begins, in bytes.
+func (d *Disk) RootOffset() (int64, error) {
+	p, err := d.partition(gpt.TypeRoot)
+	if err != nil {
+		return 0, err
+	}
+	return p.Offset(), nil
+}
+
+// Tree flips one bit of the root's hash tree, at an offset within its partition.
+func (d *Disk) Tree(offset int64) error {
+	p, err := d.partition(gpt.TypeRootVerity)
+	if err != nil {
+		return err
+	}
+	return d.flip(p.Offset() + offset)
+}
+
 func (d *Disk) flip(at int64) error {
 	b := make([]byte, 1)
 	if _, err := d.file.ReadAt(b, at); err != nil {
