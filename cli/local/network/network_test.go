@@ -162,8 +162,7 @@ func TestNothingLeadsOut(t *testing.T) {
 	s := guest(t, n)
 	for name, to := range map[string]string{"this computer by its place on the network": gateway, "this computer's loopback": "127.0.0.1", "beyond": "192.0.2.1"} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 			defer cancel()
 			if conn, err := gonet.DialContextTCP(ctx, s, fullAddress(to, port), ipv4.ProtocolNumber); err == nil {
 				conn.Close()
