@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -142,11 +141,6 @@ func TestParseAllocations(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(sample())
 	f.Add(artifacttest.Log([]measurements.Algorithm{measurements.SHA256}))
-	real, err := os.ReadFile("testdata/ovmf.log")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(real)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		log, err := tcg.Parse(raw)
 		if err != nil {
