@@ -210,16 +210,19 @@ func (i *Image) byOffset() []Section {
 }
 
 // Content is the section as it is in memory once loaded: VirtualSize bytes, those
-// beyond the file's are zero.
+// beyond the file's are zero. The offset of a section without data in the file is
+// unchecked and never used.
 func (i *Image) Content(s Section) ([]byte, error) {
-	if s.VirtualSize <= s.RawSize {
+	if s.RawSize != 0 && s.VirtualSize <= s.RawSize {
 		return i.data[s.Offset : s.Offset+s.VirtualSize], nil
 	}
 	if s.VirtualSize-s.RawSize > maxZeroFill {
 		return nil, fail(ReasonTooLarge, "section %q asks for %d zeros, at most %d", s.Name, s.VirtualSize-s.RawSize, maxZeroFill)
 	}
 	out := make([]byte, s.VirtualSize)
-	copy(out, i.data[s.Offset:s.Offset+s.RawSize])
+	if s.RawSize != 0 {
+		copy(out, i.data[s.Offset:s.Offset+s.RawSize])
+	}
 	return out, nil
 }
 

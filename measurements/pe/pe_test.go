@@ -113,6 +113,32 @@ func TestSectionZeroFill(t *testing.T) {
 	}
 }
 
+// dataless is a UKI whose last section has no data in the file, lies far behind the
+// file's end by its offset, and is size bytes long in memory.
+func dataless(size uint32) []byte {
+	const table = 64 + 24 + 112 + 128
+	b := artifacttest.PE([]artifacttest.Section{{Name: ".linux", Content: []byte("x")}, {Name: ".uname"}}, nil)
+	const uname = table + 40
+	binary.LittleEndian.PutUint32(b[uname+8:], size)
+	binary.LittleEndian.PutUint32(b[uname+16:], 0)
+	binary.LittleEndian.PutUint32(b[uname+20:], 0xf0000000)
+	return b
+}
+
+// A section without data in the file is zeros: where its offset points does not matter.
+func TestSectionWithoutData(t *testing.T) {
+	for _, size := range []uint32{0, 1, 600} {
+		uki, err := pe.ParseUKI(dataless(size))
+		if err != nil {
+			t.Errorf("%d bytes: %v", size, err)
+			continue
+		}
+		if got, ok := uki.Section(".uname"); !ok || !bytes.Equal(got, make([]byte, size)) {
+			t.Errorf("%d bytes: got %d, there: %v", size, len(got), ok)
+		}
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	le := binary.LittleEndian
 	const header, optional = 64, 64 + 24
@@ -155,6 +181,10 @@ func TestParseRefuses(t *testing.T) {
 		"a section of 4 GiB of zeros": {artifacttest.PE([]artifacttest.Section{{Name: ".linux", Content: []byte("x")}}, nil), pe.ReasonTooLarge},
 	}
 	le.PutUint32(tests["a section of 4 GiB of zeros"].image[table+8:], 1<<32-1)
+	tests["no data, more than the limit of zeros"] = struct {
+		image []byte
+		want  pe.Reason
+	}{dataless(2 << 20), pe.ReasonTooLarge}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			_, err := pe.ParseUKI(test.image)
@@ -169,6 +199,8 @@ func TestParseRefuses(t *testing.T) {
 func FuzzParseUKI(f *testing.F) {
 	f.Add(artifacttest.DefaultUKI().Encode())
 	f.Add(artifacttest.Kernel())
+	f.Add(dataless(0))
+	f.Add(dataless(600))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		uki, err := pe.ParseUKI(b)
 		if err != nil {
