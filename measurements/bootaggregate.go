@@ -11,9 +11,6 @@ import (
 	"github.com/constellation-os/constellation/measurements/ima"
 )
 
-// imaPCR is the PCR of the kernel's integrity subsystem.
-const imaPCR = ima.PCR
-
 // BootAggregateName is how the kernel's list calls the entry.
 const BootAggregateName = "boot_aggregate"
 
@@ -63,7 +60,7 @@ func (c *comparer) kernelList() error {
 	}
 	for i := range entries {
 		e := &entries[i]
-		if e.PCR != imaPCR {
+		if e.PCR != KernelPCR {
 			continue
 		}
 		var digests Digests
@@ -87,14 +84,14 @@ func (c *comparer) kernelList() error {
 		if name == "" {
 			name = "entry without a name"
 		}
-		c.row(EventResult{PCR: imaPCR, Type: e.Template, Description: name, Component: ComponentIMA, Status: StatusMismatch, Reason: reason, Seen: digests[SHA256]})
-		c.find(Finding{PCR: imaPCR, Reason: reason, Fails: c.enforced(imaPCR), Component: ComponentIMA, Event: name, Bank: SHA256,
+		c.row(EventResult{PCR: KernelPCR, Type: e.Template, Description: name, Component: ComponentIMA, Status: StatusMismatch, Reason: reason, Seen: digests[SHA256]})
+		c.find(Finding{PCR: KernelPCR, Reason: reason, Fails: c.enforced(KernelPCR), Component: ComponentIMA, Event: name, Bank: SHA256,
 			Seen: digests[SHA256]})
 	}
 	for _, a := range c.out.Banks {
-		if seen, ok := c.o.PCRs[a][imaPCR]; ok && !bytes.Equal(values[a], seen) {
-			c.find(Finding{PCR: imaPCR, Reason: ReasonLogDoesNotReplay, Fails: c.enforced(imaPCR), Component: ComponentIMA, Bank: a,
-				Event: fmt.Sprintf("kernel's list of PCR %d", imaPCR), Expected: seen, Seen: values[a]})
+		if seen, ok := c.o.PCRs[a][KernelPCR]; ok && !bytes.Equal(values[a], seen) {
+			c.find(Finding{PCR: KernelPCR, Reason: ReasonLogDoesNotReplay, Fails: c.enforced(KernelPCR), Component: ComponentIMA, Bank: a,
+				Event: fmt.Sprintf("kernel's list of PCR %d", KernelPCR), Expected: seen, Seen: values[a]})
 			break
 		}
 	}

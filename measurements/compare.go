@@ -4,7 +4,6 @@ package measurements
 
 import (
 	"bytes"
-	"crypto/sha512"
 	"errors"
 	"fmt"
 
@@ -146,6 +145,7 @@ func (r *Reference) Compare(o *Observed) (*Comparison, error) {
 		c.log = log
 	}
 	c.banks()
+	c.replay()
 	if err := c.pcrs(); err != nil {
 		return nil, err
 	}
@@ -158,6 +158,8 @@ type comparer struct {
 	o    *Observed
 	log  *tcg.Log // nil if there is none
 	out  *Comparison
+	// replayed is what the log leads to, by compared bank; nil where it has no digests.
+	replayed [][PCRCount]Digest
 }
 
 func (c *comparer) find(f Finding) {
@@ -182,6 +184,19 @@ func (c *comparer) banks() {
 	}
 }
 
+// replay computes where the log leads to, in each compared bank that it covers.
+func (c *comparer) replay() {
+	if c.log == nil {
+		return
+	}
+	c.replayed = make([][PCRCount]Digest, len(c.out.Banks))
+	for i, a := range c.out.Banks {
+		if values, err := a.ReplayLog(c.log); err == nil {
+			c.replayed[i] = values
+		}
+	}
+}
+
 func (c *comparer) pcrs() error {
 	for pcr := range PCRCount {
 		r := PCRResult{PCR: pcr, Enforced: c.enforced(pcr), Status: StatusMatch,
@@ -196,13 +211,13 @@ func (c *comparer) pcrs() error {
 		// The log's events are set against the predicted ones, to show them and to
 		// name the difference where there is one.
 		c.events(pcr, known && compared && equal && replays)
-		if pcr == imaPCR {
+		if pcr == KernelPCR {
 			if err := c.kernelList(); err != nil {
 				return err
 			}
 		}
 		switch {
-		case pcr == imaPCR && r.Status != StatusMatch && c.isBootAggregate():
+		case pcr == KernelPCR && r.Status != StatusMatch && c.isBootAggregate():
 			// It follows from PCR 0 to 9, whose differences are told.
 			r.Status = StatusExplained
 		case known && compared && !equal && len(c.out.Findings) == before:
@@ -242,27 +257,15 @@ func (c *comparer) values(r *PCRResult, known bool) (compared, equal bool) {
 // replays says whether the log gives the PCR's value in every bank. PCRs that the
 // operating system extends are in no firmware log: 10 by the kernel, 15 by us.
 func (c *comparer) replays(pcr int) bool {
-	if c.log == nil || pcr == imaPCR || pcr == ClusterPCR {
+	if c.log == nil || !InFirmwareLog(pcr) {
 		return true
 	}
-	for _, a := range c.out.Banks {
-		seen, ok := c.o.PCRs[a][pcr]
-		if !ok || !c.log.Has(a.TCG()) {
-			continue
-		}
-		var zero [sha512.Size384]byte
-		value := Digest(zero[:a.Size()])
-		if pcr == 0 {
-			value[len(value)-1] = c.log.StartupLocality
-		}
-		for i := range c.log.Events {
-			if e := &c.log.Events[i]; e.PCR == pcr && e.Extends() {
-				a.extend(value, e.Digest(a.TCG()))
-			}
-		}
-		if !bytes.Equal(value, seen) {
+	for i, a := range c.out.Banks {
+		value := c.replayed[i][pcr]
+		seen, reported := c.o.PCRs[a][pcr]
+		if value != nil && reported && !bytes.Equal(value, seen) {
 			c.find(Finding{PCR: pcr, Reason: ReasonLogDoesNotReplay, Fails: true, Component: c.owner(pcr), Bank: a,
-				Event: fmt.Sprintf("event log of PCR %d", pcr), Expected: seen, Seen: bytes.Clone(value)})
+				Event: fmt.Sprintf("event log of PCR %d", pcr), Expected: seen, Seen: value})
 			return false
 		}
 	}
@@ -280,7 +283,7 @@ func (c *comparer) owner(pcr int) Component {
 func (c *comparer) isBootAggregate() bool {
 	for _, a := range c.out.Banks {
 		want, err := BootAggregate(c.o.PCRs[SHA256])
-		if err != nil || !bytes.Equal(a.Extend(a.Zero(), want[a]), c.o.PCRs[a][imaPCR]) {
+		if err != nil || !bytes.Equal(a.Extend(a.Zero(), want[a]), c.o.PCRs[a][KernelPCR]) {
 			return false
 		}
 	}

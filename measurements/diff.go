@@ -20,7 +20,7 @@ type pair struct {
 // differences. settled says that the values already prove the PCR right.
 func (c *comparer) events(pcr int, settled bool) {
 	want := c.want[pcr]
-	if c.log == nil || pcr == imaPCR || pcr == ClusterPCR {
+	if c.log == nil || pcr == KernelPCR || pcr == ClusterPCR {
 		for _, e := range want {
 			status := StatusMatch
 			if !settled {

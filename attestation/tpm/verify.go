@@ -148,42 +148,17 @@ func checkLog(raw []byte, pcrs measurements.Banks) error {
 		if pcrs[alg] == nil {
 			continue
 		}
-		if !log.Has(alg.TCG()) {
-			return attestation.Refuse(attestation.ReasonEventLog, "the log has no digests of the %s bank", alg)
+		values, err := alg.ReplayLog(log)
+		if err != nil {
+			return attestation.Refuse(attestation.ReasonEventLog, "%w", err)
 		}
-		values := replay(log, alg)
 		for pcr, seen := range pcrs[alg] {
-			if pcr != imaPCR && pcr != measurements.ClusterPCR && !bytes.Equal(values[pcr], seen) {
+			if measurements.InFirmwareLog(pcr) && !bytes.Equal(values[pcr], seen) {
 				return attestation.Refuse(attestation.ReasonEventLog, "the log does not lead to the quoted %s PCR %d", alg, pcr)
 			}
 		}
 	}
 	return nil
-}
-
-// imaPCR is extended by the kernel's integrity subsystem, which has a log of its own.
-const imaPCR = 10
-
-// replay computes a bank from the log's digests. Types and data of events are not
-// measured, so they must not matter, but for EV_NO_ACTION, which does not extend.
-func replay(log *tcg.Log, alg measurements.Algorithm) (values [measurements.PCRCount][]byte) {
-	h, size := alg.New(), alg.Size()
-	bank := make([]byte, measurements.PCRCount*size)
-	for pcr := range values {
-		values[pcr] = bank[pcr*size : (pcr+1)*size : (pcr+1)*size]
-	}
-	values[0][size-1] = log.StartupLocality
-	for i := range log.Events {
-		e := &log.Events[i]
-		if !e.Extends() || e.PCR < 0 || e.PCR >= measurements.PCRCount {
-			continue
-		}
-		h.Reset()
-		h.Write(values[e.PCR])
-		h.Write(e.Digest(alg.TCG()))
-		h.Sum(values[e.PCR][:0])
-	}
-	return values
 }
 
 // explain compares with the prediction that fewest findings speak against.

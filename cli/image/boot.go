@@ -249,13 +249,13 @@ func predictDisk(config machine.Config, files map[string][]byte) (*measurements.
 // extends says whether a prediction equals the published one in every PCR that
 // this one covers, other than the machine's own.
 func extends(full, published *measurements.Prediction) bool {
-	const machinePCR, imaPCR = 1, 10
+	const machinePCR = 1
 	if !slices.Equal(full.Enforced, published.Enforced) {
 		return false
 	}
 	for a, pcrs := range published.PCRs {
 		for pcr, value := range pcrs {
-			if pcr != machinePCR && pcr != imaPCR && !reflect.DeepEqual(full.PCRs[a][pcr], value) {
+			if pcr != machinePCR && pcr != measurements.KernelPCR && !reflect.DeepEqual(full.PCRs[a][pcr], value) {
 				return false
 			}
 		}

@@ -49,7 +49,7 @@ func Log(banks []measurements.Algorithm, events ...LogEvent) []byte {
 }
 
 // EventsOf are the log entries of a machine that measured what was predicted.
-// Extensions that no firmware logs (PCR 10 and 15) are left out.
+// Extensions that no firmware logs are left out.
 func EventsOf(p *measurements.Prediction) []LogEvent {
 	types := map[string]tcg.EventType{}
 	for t := tcg.EventType(0); t < 0x20; t++ {
@@ -57,7 +57,7 @@ func EventsOf(p *measurements.Prediction) []LogEvent {
 	}
 	var out []LogEvent
 	for _, e := range p.Events {
-		if e.PCR != 10 && e.PCR != measurements.ClusterPCR {
+		if measurements.InFirmwareLog(e.PCR) {
 			out = append(out, LogEvent{e.PCR, types[e.Type], e.Digests, []byte(e.Description)})
 		}
 	}
@@ -91,7 +91,7 @@ func Observed(p *measurements.Prediction, events []LogEvent) *measurements.Obser
 		panic(err)
 	}
 	for a, pcrs := range o.PCRs {
-		pcrs[10] = a.Extend(pcrs[10], aggregate[a])
+		pcrs[measurements.KernelPCR] = a.Extend(pcrs[measurements.KernelPCR], aggregate[a])
 	}
 	return o
 }

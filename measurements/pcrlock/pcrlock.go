@@ -32,14 +32,11 @@ type digest struct {
 	Digest  measurements.Digest    `json:"digest"`
 }
 
-// imaPCR is extended by the kernel's integrity subsystem.
-const imaPCR = 10
-
 // Encode makes a .pcrlock file.
 func Encode(p *measurements.Prediction) ([]byte, error) {
 	f := file{Records: []record{}}
 	for _, e := range p.Events {
-		if _, complete := p.PCRs[measurements.SHA256][e.PCR]; !complete || e.PCR == imaPCR {
+		if _, complete := p.PCRs[measurements.SHA256][e.PCR]; !complete || e.PCR == measurements.KernelPCR {
 			continue
 		}
 		r := record{PCR: e.PCR}

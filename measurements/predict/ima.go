@@ -13,7 +13,7 @@ import (
 // gives the kernel's integrity subsystem a policy, hash or template.
 func ima(p *measurements.Prediction, uki *pe.UKI) error {
 	cannot := func(why string) {
-		p.Unpredicted = append(p.Unpredicted, measurements.Unpredicted{PCR: 10, Event: measurements.BootAggregateName, Why: why})
+		p.Unpredicted = append(p.Unpredicted, measurements.Unpredicted{PCR: measurements.KernelPCR, Event: measurements.BootAggregateName, Why: why})
 	}
 	cmdline, _ := uki.Section(".cmdline")
 	for _, arg := range strings.Fields(string(cmdline)) {
@@ -33,7 +33,7 @@ func ima(p *measurements.Prediction, uki *pe.UKI) error {
 		return err
 	}
 	p.Events = append(p.Events, measurements.Event{
-		PCR: 10, Type: "IMA", Digests: digests,
+		PCR: measurements.KernelPCR, Type: "IMA", Digests: digests,
 		Component: measurements.ComponentIMA, Description: "boot aggregate over PCR 0 to 9",
 	})
 	return nil

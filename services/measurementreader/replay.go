@@ -4,7 +4,6 @@ package measurementreader
 
 import (
 	"bytes"
-	"fmt"
 	"strconv"
 	"strings"
 
@@ -31,7 +30,7 @@ func NewReplay(log []byte, banks measurements.Banks) (*Replay, error) {
 		r.Agrees[i] = true
 	}
 	for a, pcrs := range banks {
-		values, err := replayBank(parsed, a)
+		values, err := a.ReplayLog(parsed)
 		if err != nil {
 			return nil, err
 		}
@@ -47,32 +46,12 @@ func NewReplay(log []byte, banks measurements.Banks) (*Replay, error) {
 	return r, nil
 }
 
-func replayBank(log *tcg.Log, a measurements.Algorithm) (measurements.PCRs, error) {
-	if !log.Has(a.TCG()) {
-		return nil, fmt.Errorf("the log has no %s digests", a)
-	}
-	values := make(measurements.PCRs, measurements.PCRCount)
-	for i := range measurements.PCRCount {
-		values[i] = a.Zero()
-	}
-	values[0][a.Size()-1] = log.StartupLocality
-	for _, e := range log.Events {
-		if e.Extends() && e.PCR < measurements.PCRCount {
-			values[e.PCR] = a.Extend(values[e.PCR], e.Digest(a.TCG()))
-		}
-	}
-	return values, nil
-}
-
-// kernelPCR is extended by the kernel's integrity subsystem, which keeps a list
-// of its own: the firmware's log says nothing about it.
-const kernelPCR = 10
-
-// Differing are the PCRs that the log does not explain, other than the kernel's.
+// Differing are the PCRs that the log does not explain, other than the kernel's,
+// which keeps a list of its own.
 func (r *Replay) Differing() []int {
 	var differing []int
 	for pcr, agrees := range r.Agrees {
-		if !agrees && pcr != kernelPCR {
+		if !agrees && pcr != measurements.KernelPCR {
 			differing = append(differing, pcr)
 		}
 	}

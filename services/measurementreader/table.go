@@ -42,7 +42,7 @@ func (r *Report) rowOf(pcr int) (events, verdict string) {
 	switch {
 	case r.Replay.Agrees[pcr]:
 		return events, "agrees"
-	case pcr == kernelPCR:
+	case pcr == measurements.KernelPCR:
 		return events, "extended by the kernel"
 	default:
 		return events, "differs"
