@@ -224,8 +224,10 @@ func (c *comparer) pcrs() error {
 			c.find(Finding{PCR: pcr, Reason: ReasonValue, Fails: r.Enforced, Component: c.owner(pcr), Event: fmt.Sprintf("value of PCR %d", pcr),
 				Bank: SHA256, Expected: r.ExpectedSHA256, Seen: r.SeenSHA256})
 		}
+		c.invented(pcr, pcr+1)
 		c.out.PCRs = append(c.out.PCRs, r)
 	}
+	c.invented(PCRCount, tcg.MaxPCR+1)
 	return nil
 }
 

@@ -173,6 +173,24 @@ func TestCompareForgedLog(t *testing.T) {
 		"another startup locality": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
 			return slices.Insert(e, 0, artifacttest.LogEvent{Type: tcg.NoAction, Data: append([]byte("StartupLocality\x00"), 3)})
 		}, []brief{replay(0, measurements.ComponentFirmware)}},
+		"invented for the kernel's PCR": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return append(e, event(10, tcg.IPL, "boot_aggregate"))
+		}, []brief{{10, measurements.ReasonExtraEvent, measurements.ComponentIMA, "boot_aggregate", true}}},
+		"invented for the cluster's PCR": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return slices.Insert(e, uki, event(15, tcg.IPL, "cluster identity"))
+		}, []brief{{15, measurements.ReasonExtraEvent, measurements.ComponentCluster, "cluster identity", true}}},
+		"invented for PCRs that are not quoted": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return append(e, event(23, tcg.IPL, "y"), event(16, tcg.EFIBootServicesApp, "x"))
+		}, []brief{
+			{16, measurements.ReasonExtraEvent, measurements.ComponentUnknown, "EV_EFI_BOOT_SERVICES_APPLICATION", true},
+			{23, measurements.ReasonExtraEvent, measurements.ComponentUnknown, "y", true},
+		}},
+		"unmeasured text for these": {func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			for _, pcr := range []int{10, 15, 17} {
+				e = append(e, artifacttest.LogEvent{PCR: pcr, Type: tcg.NoAction, Data: []byte("x")})
+			}
+			return e
+		}, nil},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -189,7 +207,30 @@ func TestCompareForgedLog(t *testing.T) {
 			if diff := cmp.Diff(test.want, briefs(c)); diff != "" {
 				t.Error("findings (-want +got):", diff)
 			}
+			for _, f := range c.Findings {
+				if f.Explanation == "" || f.Advice == "" {
+					t.Errorf("finding without explanation or advice: %+v", f)
+				}
+			}
 		})
+	}
+}
+
+// What a log invents for the cluster's PCR does not explain its value.
+func TestCompareInventedEventExplainsNothing(t *testing.T) {
+	p := prediction(t)
+	o := artifacttest.Observed(p.Initialized([]byte("another cluster")), artifacttest.EventsOf(p))
+	o.EventLog = artifacttest.Log(measurements.Algorithms(), append(artifacttest.EventsOf(p), event(15, tcg.IPL, "another cluster"))...)
+	c, err := measurements.Compare(p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []brief{
+		{15, measurements.ReasonValue, measurements.ComponentCluster, "value of PCR 15", true},
+		{15, measurements.ReasonExtraEvent, measurements.ComponentCluster, "another cluster", true},
+	}
+	if diff := cmp.Diff(want, briefs(c)); c.Match || diff != "" {
+		t.Errorf("match: %v; findings (-want +got): %s", c.Match, diff)
 	}
 }
 
@@ -406,6 +447,7 @@ func FuzzCompare(f *testing.F) {
 	p := prediction(f)
 	o := artifacttest.Observed(p, artifacttest.EventsOf(p))
 	f.Add(o.EventLog, uint8(16))
+	f.Add(artifacttest.Log(measurements.Algorithms(), append(artifacttest.EventsOf(p), event(10, tcg.IPL, "x"), event(17, tcg.IPL, "x"))...), uint8(16))
 	f.Fuzz(func(t *testing.T, log []byte, pcr uint8) {
 		o := artifacttest.Observed(p, artifacttest.EventsOf(p))
 		o.EventLog = log

@@ -4,6 +4,7 @@ package measurements
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 
 	"github.com/constellation-os/constellation/measurements/tcg"
@@ -20,7 +21,7 @@ type pair struct {
 // differences. settled says that the values already prove the PCR right.
 func (c *comparer) events(pcr int, settled bool) {
 	want := c.want[pcr]
-	if c.log == nil || pcr == KernelPCR || pcr == ClusterPCR {
+	if c.log == nil || !InFirmwareLog(pcr) {
 		for _, e := range want {
 			status := StatusMatch
 			if !settled {
@@ -47,6 +48,36 @@ func (c *comparer) events(pcr int, settled bool) {
 	pairs := c.align(want, seen)
 	for i := range pairs {
 		c.pair(pcr, pairs, i)
+	}
+}
+
+// invented reports what the log claims for the PCRs from first up to, not including,
+// end that it cannot account for. No value of a PCR can contradict such a claim, so
+// it fails whatever is enforced.
+func (c *comparer) invented(first, end int) {
+	if c.log == nil {
+		return
+	}
+	for pcr := first; pcr < end; pcr++ {
+		if InFirmwareLog(pcr) {
+			continue
+		}
+		for i := range c.log.Events {
+			e := &c.log.Events[i]
+			if e.PCR != pcr || !e.Extends() {
+				continue
+			}
+			row := EventResult{PCR: pcr, Type: e.Type.String(), Description: e.Describe(), Component: guess(e),
+				Status: StatusMismatch, Reason: ReasonExtraEvent, Seen: e.Digest(SHA256.TCG())}
+			c.row(row)
+			f := Finding{PCR: pcr, Reason: ReasonExtraEvent, Fails: true, Event: row.Description, Component: row.Component,
+				Bank: SHA256, Seen: row.Seen, Advice: adviceLog}
+			if f.Event == "" {
+				f.Event = row.Type
+			}
+			f.Explanation = fmt.Sprintf("%s: logged for PCR %d, %s", f.Event, pcr, whoseElse(pcr))
+			c.find(f)
+		}
 	}
 }
 

@@ -28,12 +28,33 @@ func guess(e *tcg.Event) Component {
 		return ComponentInitrd
 	case e.PCR == 11:
 		return ComponentMetadata
+	case e.PCR == KernelPCR:
+		return ComponentIMA
+	case e.PCR == ClusterPCR:
+		return ComponentCluster
 	}
 	return ComponentUnknown
 }
 
-// explain fills in what happened and what to do next.
+// whoseElse says why a firmware's log has nothing to tell about a PCR.
+func whoseElse(pcr int) string {
+	switch pcr {
+	case KernelPCR:
+		return "which the kernel alone extends and keeps a list of its own for: the log was altered"
+	case ClusterPCR:
+		return "which only the node's services extend, after the log has ended: the log was altered"
+	}
+	return "which nothing of a boot measures into and no quote covers: the log was altered, or something foreign ran"
+}
+
+// adviceLog is what to do about a log that cannot be true.
+const adviceLog = "do not trust this log; take fresh evidence, and if it stays so treat the machine as compromised"
+
+// explain fills in what happened and what to do next, where that was not said yet.
 func explain(f *Finding) {
+	if f.Explanation != "" {
+		return
+	}
 	switch f.Reason {
 	case ReasonDigest:
 		f.Explanation = fmt.Sprintf("%s: measured, but not what was predicted", f.Event)
@@ -45,7 +66,7 @@ func explain(f *Finding) {
 		f.Explanation = fmt.Sprintf("%s: measured at another place in the sequence", f.Event)
 	case ReasonLogDoesNotReplay:
 		f.Explanation = fmt.Sprintf("the event log of PCR %d does not give the value that the TPM reports: the log was altered, or the PCR was extended without being logged", f.PCR)
-		f.Advice = "do not trust this log; take fresh evidence, and if it stays so treat the machine as compromised"
+		f.Advice = adviceLog
 		return
 	case ReasonValue:
 		f.Explanation = fmt.Sprintf("PCR %d has another value than predicted and no logged event tells why", f.PCR)

@@ -135,7 +135,8 @@ func parsePayload(e *attestation.Evidence) (*api.TPM, error) {
 }
 
 // checkLog wants a log that replays to the quoted registers. PCR 10 is the kernel's
-// own, and PCR 15 the cluster's: firmware's log ends before both.
+// own, and PCR 15 the cluster's: firmware's log ends before both, and is refused if it
+// tells of them or of registers that are not quoted.
 func checkLog(raw []byte, pcrs measurements.Banks) error {
 	if len(raw) == 0 {
 		return attestation.Refuse(attestation.ReasonEventLog, "there is no event log")
@@ -143,6 +144,11 @@ func checkLog(raw []byte, pcrs measurements.Banks) error {
 	log, err := tcg.Parse(raw)
 	if err != nil {
 		return attestation.Refuse(attestation.ReasonEventLog, "%w", err)
+	}
+	for i := range log.Events {
+		if e := &log.Events[i]; e.Extends() && !measurements.InFirmwareLog(e.PCR) {
+			return attestation.Refuse(attestation.ReasonEventLog, "the log has an event of PCR %d, which it cannot account for", e.PCR)
+		}
 	}
 	for _, alg := range measurements.Algorithms() {
 		if pcrs[alg] == nil {

@@ -223,6 +223,15 @@ func TestEventLog(t *testing.T) {
 			e[4].PCR = 8
 			return e
 		}), attestation.ReasonEventLog},
+		{"invented for the kernel's register", log(func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return append(e, artifacttest.LogEvent{PCR: 10, Type: tcg.IPL, Digests: measurements.Sum([]byte("more"))})
+		}), attestation.ReasonEventLog},
+		{"invented for the cluster's register", log(func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return append(e, artifacttest.LogEvent{PCR: 15, Type: tcg.IPL, Digests: measurements.Sum([]byte("more"))})
+		}), attestation.ReasonEventLog},
+		{"invented for a register that is not quoted", log(func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return append(e, artifacttest.LogEvent{PCR: 17, Type: tcg.IPL, Digests: measurements.Sum([]byte("more"))})
+		}), attestation.ReasonEventLog},
 		{"without the SHA-384 bank", artifacttest.Log(measurements.Algorithms()[:1], events...), attestation.ReasonEventLog},
 		{"cut short", log(func(e []artifacttest.LogEvent) []artifacttest.LogEvent { return e })[:200], attestation.ReasonEventLog},
 		{"none", nil, attestation.ReasonEventLog},

@@ -134,8 +134,8 @@ const specIDSignature = "Spec ID Event03\x00"
 // startupLocalitySignature begins the event of PFP section 10.4.5.3.
 const startupLocalitySignature = "StartupLocality\x00"
 
-// maxPCR is the largest index in a PC Client TPM.
-const maxPCR = 23
+// MaxPCR is the largest index in a PC Client TPM.
+const MaxPCR = 23
 
 // Parse reads a whole log. The result aliases raw. Trailing bytes that are all
 // zero or all 0xff are padding of a log area; anything else must be an event.
@@ -239,7 +239,7 @@ func countEvents(r reader, sizes []int) (int, error) {
 // parseEvent reads one TCG_PCR_EVENT2 (PFP section 10.2.2).
 func (l *Log) parseEvent(r *reader, sizes []int, digests []Digest) (Event, []Digest, error) {
 	pcr, typ := r.u32(), r.u32()
-	if pcr > maxPCR && !(pcr == ^uint32(0) && EventType(typ) == NoAction) {
+	if pcr > MaxPCR && !(pcr == ^uint32(0) && EventType(typ) == NoAction) {
 		return Event{}, nil, r.fail(ReasonBadPCRIndex, "PCR %d", pcr)
 	}
 	r.u32() // the count of digests, which countEvents checked
