@@ -3,8 +3,8 @@
 package measurements
 
 import (
-	"errors"
 	"fmt"
+	"regexp"
 )
 
 // Machine is the declared shape of a QEMU machine: all that firmware sees of it
@@ -18,7 +18,7 @@ type Machine struct {
 	// Board is QEMU's machine type, versioned so that ACPI tables stay the same
 	// in later QEMU versions.
 	Board string `json:"board"`
-	// CPU is QEMU's -cpu.
+	// CPU is the model for QEMU's -cpu, without features.
 	CPU string `json:"cpu"`
 	// CPUs is the number of virtual CPUs.
 	CPUs int `json:"cpus"`
@@ -62,10 +62,20 @@ func QEMU() Machine {
 	}
 }
 
-// Check says what is wrong with a shape, nil if nothing is.
+// Board and CPU become parts of QEMU's arguments, where a comma begins an option.
+var (
+	boardPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,63}$`)
+	cpuPattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+)
+
+// Check says what is wrong with a shape, nil if nothing is. A shape may come with an
+// image from a stranger.
 func (m *Machine) Check() error {
-	if m.Board == "" || m.CPU == "" || len(m.Board) > 64 || len(m.CPU) > 256 {
-		return errors.New("machine: board and cpu must be named")
+	if !boardPattern.MatchString(m.Board) {
+		return fmt.Errorf("machine: board %.80q: want the name of a QEMU machine type, such as pc-q35-10.0", m.Board)
+	}
+	if !cpuPattern.MatchString(m.CPU) {
+		return fmt.Errorf("machine: cpu %.80q: want the name of a QEMU processor model, such as max, without features", m.CPU)
 	}
 	if m.CPUs < 1 || m.CPUs > 255 {
 		return fmt.Errorf("machine: %d CPUs, want 1 to 255", m.CPUs)

@@ -180,6 +180,11 @@ func (p *Prediction) check() error {
 	if p.Version != Version {
 		return fmt.Errorf("version %d, this program reads %d", p.Version, Version)
 	}
+	if p.Machine != nil {
+		if err := p.Machine.Check(); err != nil {
+			return err
+		}
+	}
 	if len(p.Events) == 0 || len(p.Events) > maxEvents {
 		return fmt.Errorf("%d events, want 1 to %d", len(p.Events), maxEvents)
 	}

@@ -37,7 +37,18 @@ func TestParsePredictionRefuses(t *testing.T) {
 	}
 	good := string(data)
 	digest := p.Events[0].Digests[measurements.SHA256].String()
+	p.Machine = &measurements.Machine{}
+	*p.Machine = measurements.QEMU()
+	withMachine, err := p.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := measurements.ParsePrediction(withMachine); err != nil {
+		t.Fatal(err)
+	}
 	tests := map[string]string{
+		"board with an option":     strings.Replace(string(withMachine), `"pc-q35-10.0"`, `"pc-q35-10.0,kernel=/etc/shadow"`, 1),
+		"machine without CPUs":     strings.Replace(string(withMachine), `"cpus": 2`, `"cpus": 0`, 1),
 		"empty":                    "",
 		"cut":                      good[:len(good)/2],
 		"trailing data":            good + "{}",
@@ -106,6 +117,16 @@ func TestMachineCheck(t *testing.T) {
 	}
 	for name, change := range map[string]func(m *measurements.Machine){
 		"no board":      func(m *measurements.Machine) { m.Board = "" },
+		"board option":  func(m *measurements.Machine) { m.Board = "pc-q35-10.0,kernel=/etc/shadow" },
+		"board space":   func(m *measurements.Machine) { m.Board = "pc-q35-10.0 -kernel" },
+		"board dash":    func(m *measurements.Machine) { m.Board = "-kernel" },
+		"board line":    func(m *measurements.Machine) { m.Board = "pc-q35-10.0\n" },
+		"board help":    func(m *measurements.Machine) { m.Board = "?" },
+		"board length":  func(m *measurements.Machine) { m.Board = strings.Repeat("q", 65) },
+		"no CPU":        func(m *measurements.Machine) { m.CPU = "" },
+		"CPU option":    func(m *measurements.Machine) { m.CPU = "max,hv-vendor-id=x" },
+		"CPU escape":    func(m *measurements.Machine) { m.CPU = "max\x1b[2J" },
+		"CPU length":    func(m *measurements.Machine) { m.CPU = strings.Repeat("m", 65) },
 		"no CPUs":       func(m *measurements.Machine) { m.CPUs = 0 },
 		"no memory":     func(m *measurements.Machine) { m.MemoryMiB = 0 },
 		"slot 0":        func(m *measurements.Machine) { m.Devices[0].Slot = 0 },

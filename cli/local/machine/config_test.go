@@ -29,7 +29,15 @@ func TestConfigIsChecked(t *testing.T) {
 		"option in a port":   {func(c *Config) { c.Ports = []string{"a,b"} }, `port name "a,b"`},
 		"option in a bank":   {func(c *Config) { c.TPM.Banks = []string{"sha256,sha1"} }, "unknown PCR bank"},
 		"acceleration":       {func(c *Config) { c.Acceleration = "hvf" }, "unknown acceleration"},
-		"no processor":       {func(c *Config) { c.Shape = measurements.QEMU(); c.Shape.CPUs = 0 }, "0 CPUs"},
+		"option in the board": {func(c *Config) {
+			c.Shape = measurements.QEMU()
+			c.Shape.Board = "pc-q35-10.0,kernel=/etc/shadow"
+		}, `board "pc-q35-10.0,kernel=/etc/shadow"`},
+		"option in the processor": {func(c *Config) {
+			c.Shape = measurements.QEMU()
+			c.Shape.CPU = "max,x=y"
+		}, `cpu "max,x=y"`},
+		"no processor": {func(c *Config) { c.Shape = measurements.QEMU(); c.Shape.CPUs = 0 }, "0 CPUs"},
 		"ports without a device": {func(c *Config) {
 			c.Shape = measurements.QEMU()
 			c.Shape.Devices = slices.DeleteFunc(c.Shape.Devices, func(d measurements.Device) bool {
