@@ -29,8 +29,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
+
+	"github.com/constellation-os/constellation/measurements/strictjson"
 )
 
 // Version is the only version of the JSON formats that this package reads and writes.
@@ -127,8 +128,8 @@ func EnforcedQEMU() []int { return []int{4, 5, 7, 8, 9, 11, 12, 13, 14, 15} }
 // ErrFormat is in the chain of every error of this package's parsers.
 var ErrFormat = errors.New("malformed")
 
-// ParsePrediction reads measurements.json strictly: unknown fields, another
-// version, events that do not replay to the stated values are all refused.
+// ParsePrediction reads measurements.json strictly (package strictjson): unknown
+// fields, another version, a machine that cannot be, events that do not replay to the stated values are all refused.
 func ParsePrediction(data []byte) (*Prediction, error) {
 	p := &Prediction{}
 	if err := decodeStrict(data, MaxPredictionSize, p); err != nil {
@@ -162,18 +163,7 @@ func decodeStrict(data []byte, limit int, into any) error {
 	if len(data) > limit {
 		return fmt.Errorf("%d bytes, at most %d", len(data), limit)
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return errors.New("the file ends early")
-		}
-		return err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return errors.New("something follows the JSON object")
-	}
-	return nil
+	return strictjson.Decode(data, into)
 }
 
 func (p *Prediction) check() error {

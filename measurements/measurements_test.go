@@ -53,6 +53,11 @@ func TestParsePredictionRefuses(t *testing.T) {
 		"cut":                      good[:len(good)/2],
 		"trailing data":            good + "{}",
 		"other version":            strings.Replace(good, `"version": 1`, `"version": 2`, 1),
+		"version twice":            strings.Replace(good, `"version": 1`, `"version": 2, "version": 1`, 1),
+		"version in another case":  strings.Replace(good, `"version": 1`, `"Version": 1`, 1),
+		"PCR 4 as 04":              strings.Replace(good, `"4": "`, `"04": "`, 1),
+		"PCR 11 twice":             strings.Replace(good, `"11": "`, `"+11": "`+strings.Repeat("0", 64)+`", "11": "`, 1),
+		"bank twice":               strings.Replace(good, `"sha256": {`, `"sha256": {}, "sha256": {`, 1),
 		"unknown field":            strings.Replace(good, `"version": 1`, `"version": 1, "x": 1`, 1),
 		"digest in upper case":     strings.ReplaceAll(good, digest, strings.ToUpper(digest)),
 		"digest too short":         strings.ReplaceAll(good, digest, digest[2:]),
@@ -101,6 +106,10 @@ func TestParseObserved(t *testing.T) {
 		"short value":   `{"version":1,"pcrs":{"sha256":{"4":"00"}}}`,
 		"unknown bank":  `{"version":1,"pcrs":{"sm3":{}}}`,
 		"unknown field": `{"version":1,"expected":{}}`,
+		"PCR 4 as 04":   `{"version":1,"pcrs":{"sha256":{"04":"` + strings.Repeat("0", 64) + `"}}}`,
+		"PCR 4 twice":   `{"version":1,"pcrs":{"sha256":{"4":"` + strings.Repeat("0", 64) + `","4":"` + strings.Repeat("1", 64) + `"}}}`,
+		"another case":  `{"version":1,"PCRS":{}}`,
+		"log twice":     `{"version":1,"event_log":"","event_log":"AAAA"}`,
 		"bad base64":    `{"version":1,"event_log":"%"}`,
 	} {
 		if _, err := measurements.ParseObserved([]byte(text)); !errors.Is(err, measurements.ErrFormat) {

@@ -5,8 +5,9 @@
 // vouch for their devices, and what each known device is called and may be.
 //
 // A policy is a JSON file of at most 1 MiB. To sign it, sign its bytes: nothing
-// here depends on anything outside of it. Parse is strict. What a policy leaves
-// out never means "anything goes": Parse refuses it and names what is missing.
+// here depends on anything outside of it. Parse is strict (package strictjson). What
+// a policy leaves out never means "anything goes": Parse refuses it and names what is
+// missing.
 //
 // Parse does not check a signature, and a policy says nothing about the moment:
 // expiry dates in it are judged when evidence is.
@@ -20,7 +21,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -28,6 +28,7 @@ import (
 	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/measurements"
 	accepted "github.com/constellation-os/constellation/measurements/policy"
+	"github.com/constellation-os/constellation/measurements/strictjson"
 )
 
 // Version is the only version of the format.
@@ -36,7 +37,6 @@ const Version = 1
 // Limits of Parse.
 const (
 	MaxSize        = 1 << 20 // bytes of JSON
-	maxDepth       = 16      // JSON values inside values
 	maxAuthorities = 64
 	maxInventory   = 4096
 	maxFloors      = 64
@@ -126,13 +126,8 @@ func Parse(data []byte) (*Document, error) {
 	if len(data) > MaxSize {
 		return nil, refuse("%d bytes, at most %d", len(data), MaxSize)
 	}
-	if err := checkJSON(data); err != nil {
-		return nil, refuse("%w", err)
-	}
 	var raw document
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&raw); err != nil {
+	if err := strictjson.Decode(data, &raw); err != nil {
 		return nil, refuse("%w", err)
 	}
 	if missing := raw.missing(); missing != nil {
@@ -296,49 +291,4 @@ func validName(s string) bool {
 		return false
 	}
 	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
-}
-
-// checkJSON refuses what encoding/json would let pass: a key twice in an object, of
-// which it takes the last, deep nesting, and text after the document.
-func checkJSON(data []byte) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	var keys []map[string]bool // of the open objects; nil for arrays
-	key := false               // the next token is one
-	for {
-		token, err := dec.Token()
-		if errors.Is(err, io.EOF) && len(keys) == 0 {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if delim, ok := token.(json.Delim); ok {
-			switch delim {
-			case '{':
-				keys = append(keys, map[string]bool{})
-			case '[':
-				keys = append(keys, nil)
-			default:
-				keys = keys[:len(keys)-1]
-			}
-			if len(keys) > maxDepth {
-				return fmt.Errorf("values more than %d deep", maxDepth)
-			}
-			key = len(keys) > 0 && keys[len(keys)-1] != nil
-		} else if key {
-			name := strings.ToLower(token.(string)) // encoding/json ignores the case
-			if top := keys[len(keys)-1]; top[name] {
-				return fmt.Errorf("%q twice in one object", name)
-			} else {
-				top[name] = true
-			}
-			key = false
-			continue
-		} else {
-			key = len(keys) > 0 && keys[len(keys)-1] != nil
-		}
-		if len(keys) == 0 && dec.More() {
-			return errors.New("something follows the document")
-		}
-	}
 }

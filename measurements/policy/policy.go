@@ -15,15 +15,13 @@ package policy
 
 import (
 	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/constellation-os/constellation/measurements"
+	"github.com/constellation-os/constellation/measurements/strictjson"
 )
 
 // Version is the only version of the JSON format.
@@ -95,19 +93,14 @@ func fail(reason Reason, registers []int, format string, args ...any) error {
 	return &Error{reason, registers, fmt.Sprintf(format, args...)}
 }
 
-// Parse reads a policy strictly and validates it.
+// Parse reads a policy strictly (package strictjson) and validates it.
 func Parse(data []byte) (*Policy, error) {
 	if len(data) > MaxSize {
 		return nil, fail(ReasonTooLarge, nil, "%d bytes, at most %d", len(data), MaxSize)
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
 	p := &Policy{}
-	if err := dec.Decode(p); err != nil {
+	if err := strictjson.Decode(data, p); err != nil {
 		return nil, fail(ReasonMalformed, nil, "%v", err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fail(ReasonMalformed, nil, "something follows the JSON object")
 	}
 	return p, p.Validate()
 }

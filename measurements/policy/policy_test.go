@@ -110,6 +110,13 @@ func TestWeakPolicies(t *testing.T) {
 		"PCR 16":                  {encode(t, extra), policy.ReasonValue, []int{16}},
 		"no name":                 {strings.Replace(encode(t, set("a")), `"name":"a"`, `"name":""`, 1), policy.ReasonValue, nil},
 		"unknown field":           {strings.Replace(encode(t, set("a")), `"name"`, `"allow_all":true,"name"`, 1), policy.ReasonMalformed, nil},
+		"register twice":          {changed(t, `"4":`, `"4":[],"4":`), policy.ReasonMalformed, nil},
+		"register as 04":          {changed(t, `"4":`, `"04":[],"4":`), policy.ReasonMalformed, nil},
+		"register as +11":         {changed(t, `"11":`, `"+11":`), policy.ReasonMalformed, nil},
+		"name twice":              {changed(t, `"name":"a"`, `"name":"b","name":"a"`), policy.ReasonMalformed, nil},
+		"field in another case":   {changed(t, `"sha256"`, `"SHA256"`), policy.ReasonMalformed, nil},
+		"accepted twice":          {changed(t, `"accepted"`, `"accepted":[],"accepted"`), policy.ReasonMalformed, nil},
+		"deep":                    {strings.Repeat(`{"version":`, 1000), policy.ReasonMalformed, nil},
 		"other version":           {strings.Replace(encode(t, set("a")), `"version":1`, `"version":2`, 1), policy.ReasonVersion, nil},
 		"trailing data":           {encode(t, set("a")) + "x", policy.ReasonMalformed, nil},
 		"too large":               {strings.Repeat(" ", policy.MaxSize+1), policy.ReasonTooLarge, nil},
@@ -121,6 +128,16 @@ func TestWeakPolicies(t *testing.T) {
 			check(t, err, test.reason, test.registers...)
 		})
 	}
+}
+
+// changed is a good policy with its first from replaced.
+func changed(t *testing.T, from, to string) string {
+	t.Helper()
+	text := encode(t, set("a"))
+	if !strings.Contains(text, from) {
+		t.Fatalf("the policy has no %s", from)
+	}
+	return strings.Replace(text, from, to, 1)
 }
 
 func encode(t *testing.T, sets ...policy.Set) string {

@@ -3,7 +3,6 @@
 package predict
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/constellation-os/constellation/measurements"
 	"github.com/constellation-os/constellation/measurements/ovmf"
+	"github.com/constellation-os/constellation/measurements/strictjson"
 )
 
 // Files names the artifacts of a prediction on disk.
@@ -48,7 +48,7 @@ func FromFiles(f Files) (*measurements.Prediction, error) {
 			return nil, err
 		}
 		in.Machine = measurements.Machine{}
-		if err := json.Unmarshal(raw, &in.Machine); err != nil {
+		if err := strictjson.Decode(raw, &in.Machine); err != nil {
 			return nil, fail(ReasonMachine, "%s: %v", f.Machine, err)
 		}
 	}
