@@ -31,6 +31,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/constellation-os/constellation/measurements/printable"
 	"github.com/constellation-os/constellation/measurements/strictjson"
 )
 
@@ -41,8 +42,10 @@ const Version = 1
 const (
 	MaxPredictionSize = 1 << 20
 	MaxObservedSize   = 4 << 20
+	MaxName           = 128 // of an image's name, flavour and version
+	maxArtifacts      = 16
 	maxEvents         = 4096
-	maxText           = 512
+	maxText           = 512 // of other text
 )
 
 // Component names who owns an event: whose artifact or setting changes it.
@@ -170,6 +173,9 @@ func (p *Prediction) check() error {
 	if p.Version != Version {
 		return fmt.Errorf("version %d, this program reads %d", p.Version, Version)
 	}
+	if err := p.Image.check(); err != nil {
+		return err
+	}
 	if p.Machine != nil {
 		if err := p.Machine.Check(); err != nil {
 			return err
@@ -197,7 +203,7 @@ func (p *Prediction) check() error {
 		}
 	}
 	for _, u := range p.Unpredicted {
-		if u.PCR < 0 || u.PCR >= PCRCount || len(u.Event) > maxText || len(u.Why) > maxText {
+		if u.PCR < 0 || u.PCR >= PCRCount || !printable.Is(u.Event, maxText) || !printable.Is(u.Why, maxText) {
 			return fmt.Errorf("unpredicted event of PCR %d", u.PCR)
 		}
 		if slices.Contains(p.Enforced, u.PCR) {
@@ -218,12 +224,27 @@ func (p *Prediction) check() error {
 	return nil
 }
 
+func (i *Image) check() error {
+	if i.Name == "" || !printable.Is(i.Name, MaxName) || !printable.Is(i.Flavour, MaxName) || !printable.Is(i.Version, MaxName) {
+		return fmt.Errorf("an image's name, flavour or version that is not printable ASCII of at most %d bytes", MaxName)
+	}
+	if len(i.Artifacts) > maxArtifacts {
+		return fmt.Errorf("%d artifacts, at most %d", len(i.Artifacts), maxArtifacts)
+	}
+	for name, digest := range i.Artifacts {
+		if !printable.Is(name, MaxName) || len(digest) != SHA256.Size() {
+			return fmt.Errorf("artifact %.80q: want a printable name and a SHA-256 digest", name)
+		}
+	}
+	return nil
+}
+
 func (e *Event) check() error {
 	if e.PCR < 0 || e.PCR >= PCRCount {
 		return fmt.Errorf("PCR %d is not one of 0 to %d", e.PCR, PCRCount-1)
 	}
-	if len(e.Type) > maxText || len(e.Description) > maxText || len(e.Component) > maxText {
-		return errors.New("text too long")
+	if !printable.Is(e.Type, maxText) || !printable.Is(e.Description, maxText) || !printable.Is(string(e.Component), maxText) {
+		return fmt.Errorf("text that is not printable ASCII of at most %d bytes", maxText)
 	}
 	for _, a := range Algorithms() {
 		if e.Digests[a] == nil {

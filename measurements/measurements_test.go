@@ -12,6 +12,7 @@ import (
 
 	"github.com/constellation-os/constellation/measurements"
 	"github.com/constellation-os/constellation/measurements/artifacttest"
+	"github.com/constellation-os/constellation/measurements/printable"
 )
 
 func TestPredictionRoundTrip(t *testing.T) {
@@ -81,6 +82,44 @@ func TestParsePredictionRefuses(t *testing.T) {
 				t.Errorf("got %v, want ErrFormat", err)
 			}
 		})
+	}
+}
+
+// Whoever shows a prediction shows it as it is.
+func TestPredictionOfUnprintableTextIsRefused(t *testing.T) {
+	for name, change := range map[string]func(p *measurements.Prediction){
+		"name":      func(p *measurements.Prediction) { p.Image.Name = "\x1b[2J" },
+		"no name":   func(p *measurements.Prediction) { p.Image.Name = "" },
+		"long name": func(p *measurements.Prediction) { p.Image.Name = strings.Repeat("x", measurements.MaxName+1) },
+		"flavour":   func(p *measurements.Prediction) { p.Image.Flavour = "\n" },
+		"version":   func(p *measurements.Prediction) { p.Image.Version = "\u202e" },
+		"artifact": func(p *measurements.Prediction) {
+			p.Image.Artifacts = map[string]measurements.Digest{"\r": make([]byte, 32)}
+		},
+		"short artifact": func(p *measurements.Prediction) {
+			p.Image.Artifacts = map[string]measurements.Digest{"x": make([]byte, 31)}
+		},
+		"event type":       func(p *measurements.Prediction) { p.Events[0].Type = "\x07" },
+		"component":        func(p *measurements.Prediction) { p.Events[0].Component = "\x07" },
+		"description":      func(p *measurements.Prediction) { p.Events[0].Description = "\x9b" },
+		"long description": func(p *measurements.Prediction) { p.Events[0].Description = strings.Repeat("x", 513) },
+		"unpredicted":      func(p *measurements.Prediction) { p.Unpredicted[0].Event = "\x1b" },
+		"why":              func(p *measurements.Prediction) { p.Unpredicted[0].Why = "\x1b" },
+	} {
+		p := prediction(t)
+		p.Unpredicted = []measurements.Unpredicted{{PCR: 1, Event: "x", Why: "y"}}
+		p.PCRs = p.Replay()
+		if _, err := p.JSON(); err != nil {
+			t.Fatal(err)
+		}
+		change(p)
+		data, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := measurements.ParsePrediction(data); !errors.Is(err, measurements.ErrFormat) || !printable.Is(err.Error(), 1000) {
+			t.Errorf("%s: got %v, want ErrFormat", name, err)
+		}
 	}
 }
 

@@ -11,7 +11,8 @@ package ima
 import (
 	"encoding/binary"
 	"fmt"
-	"strings"
+
+	"github.com/constellation-os/constellation/measurements/printable"
 )
 
 // Limits of Parse.
@@ -20,6 +21,7 @@ const (
 	MaxEntries = 8192
 	maxName    = 255      // bytes of a template's name
 	maxData    = 64 << 10 // bytes of one entry's template data
+	maxShown   = 160      // bytes of text that is shown
 )
 
 // PCR is the register that the kernel is built to use
@@ -50,24 +52,11 @@ func (e *Entry) Name() string {
 			return ""
 		}
 		if field == 1 {
-			return printable(data[4 : 4+n])
+			return printable.Text(data[4:4+n], maxShown)
 		}
 		data = data[4+n:]
 	}
 	return ""
-}
-
-func printable(b []byte) string {
-	b = b[:min(len(b), 160)]
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == 0:
-			return -1
-		case r < 0x20 || r > 0x7e:
-			return '?'
-		}
-		return r
-	}, string(b))
 }
 
 // Reason classifies why a list was refused.
@@ -133,7 +122,7 @@ func parseEntry(b []byte) (Entry, int, error) {
 	if uint64(at)+uint64(name)+4 > uint64(len(b)) {
 		return Entry{}, 0, fail(ReasonTruncated, "template name of %d bytes", name)
 	}
-	e.Template = printable(b[at : at+int(name)])
+	e.Template = printable.Text(b[at:at+int(name)], maxShown)
 	if e.Template == "ima" {
 		return Entry{}, 0, fail(ReasonTemplate, "template %q", e.Template)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/constellation-os/constellation/measurements"
 	"github.com/constellation-os/constellation/measurements/pe"
+	"github.com/constellation-os/constellation/measurements/printable"
 )
 
 // ima predicts PCR 10, which follows from PCR 0 to 9 unless the command line
@@ -18,7 +19,7 @@ func ima(p *measurements.Prediction, uki *pe.UKI) error {
 	cmdline, _ := uki.Section(".cmdline")
 	for _, arg := range strings.Fields(string(cmdline)) {
 		if strings.HasPrefix(arg, "ima") {
-			cannot("the command line changes the integrity subsystem: " + arg)
+			cannot("the command line changes the integrity subsystem: " + printable.Text(arg, 64))
 			return nil
 		}
 	}

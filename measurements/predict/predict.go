@@ -23,6 +23,7 @@ import (
 	"github.com/constellation-os/constellation/measurements/gpt"
 	"github.com/constellation-os/constellation/measurements/ovmf"
 	"github.com/constellation-os/constellation/measurements/pe"
+	"github.com/constellation-os/constellation/measurements/printable"
 	"github.com/constellation-os/constellation/measurements/tcg"
 )
 
@@ -172,14 +173,14 @@ func readUKI(disk io.ReaderAt, table *gpt.Table) (*pe.UKI, []byte, error) {
 // have measured other sections, or in another order.
 const stubMajor = "257"
 
-// describe takes the image's name from what the UKI says about itself.
+// describe takes the image's name from what the UKI says about itself, made printable.
 func describe(uki *pe.UKI) measurements.Image {
 	img := measurements.Image{Name: "unnamed"}
 	osrel, _ := uki.Section(".osrel")
 	fields := map[string]string{}
 	for line := range strings.Lines(string(osrel)) {
 		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
-			fields[k] = strings.Trim(v, `"'`)
+			fields[k] = printable.Text(strings.Trim(v, `"'`), measurements.MaxName)
 		}
 	}
 	for _, k := range []string{"IMAGE_ID", "ID"} {
@@ -197,11 +198,14 @@ func describe(uki *pe.UKI) measurements.Image {
 	cmdline, _ := uki.Section(".cmdline")
 	for _, arg := range strings.Fields(string(cmdline)) {
 		if v, ok := strings.CutPrefix(arg, "constellation.flavour="); ok {
-			img.Flavour = v
+			img.Flavour = printable.Text(v, measurements.MaxName)
 		}
 	}
 	return img
 }
+
+// maxDescription bounds an event's description, in bytes. Names from fw_cfg are in some.
+const maxDescription = 160
 
 // builder collects events in the order in which they are measured.
 type builder struct {
@@ -211,7 +215,8 @@ type builder struct {
 
 func (b *builder) add(pcr int, typ tcg.EventType, component measurements.Component, description string, data ...[]byte) {
 	b.events = append(b.events, measurements.Event{
-		PCR: pcr, Type: typ.String(), Digests: measurements.Sum(data...), Component: component, Description: description,
+		PCR: pcr, Type: typ.String(), Digests: measurements.Sum(data...), Component: component,
+		Description: printable.Text(description, maxDescription),
 	})
 }
 

@@ -214,6 +214,33 @@ func TestPredict(t *testing.T) {
 	}
 }
 
+// What an image says about itself reaches terminals and measurements.json.
+func TestPredictionIsPrintable(t *testing.T) {
+	a := defaults()
+	long := strings.Repeat("x", 1000)
+	a.uki[".osrel"] = []byte("IMAGE_ID=\"\x1b]0;evil\x07\"\nIMAGE_VERSION=1\x9b2J" + long + "\n")
+	a.uki[".cmdline"] = []byte("ima\x1b[2J" + long + " constellation.flavour=\u202etest")
+	a.config["etc/table-loader"] = a.config["etc/table-loader"][:128]
+	copy(a.config["etc/table-loader"][4:], "etc/\x1b[2J\x00")
+	a.config["etc/\x1b[2J"] = []byte("x")
+	p := mustPredict(t, a)
+	want := measurements.Image{Name: "?]0;evil?", Version: "1?2J" + long[:measurements.MaxName-4], Flavour: "?test"}
+	got := p.Image
+	got.Artifacts = nil
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error("image (-want +got):", diff)
+	}
+	if len(p.Unpredicted) != 1 || !strings.Contains(p.Unpredicted[0].Why, ": ima?[2Jxxx") || len(p.Unpredicted[0].Why) > 200 {
+		t.Errorf("unpredicted: %+v", p.Unpredicted)
+	}
+	if !slices.ContainsFunc(p.Events, func(e measurements.Event) bool { return e.Description == "ACPI file etc/?[2J" }) {
+		t.Error("the ACPI file has another description")
+	}
+	if _, err := p.JSON(); err != nil {
+		t.Error(err)
+	}
+}
+
 // changed are the PCRs whose value differs.
 func changed(a, b *measurements.Prediction) []int {
 	var out []int

@@ -4,8 +4,9 @@ package tcg
 
 import (
 	"fmt"
-	"strings"
 	"unicode/utf16"
+
+	"github.com/constellation-os/constellation/measurements/printable"
 )
 
 // EventType is an event's label (PFP section 10.4.1). It is not measured.
@@ -128,7 +129,7 @@ func text(data []byte) string {
 	if len(data) >= 4 && len(data)%2 == 0 && data[1] == 0 {
 		return utf16Text(data)
 	}
-	return printable(string(data))
+	return printable.Text(data, 4*maxDescription)
 }
 
 func utf16Text(data []byte) string {
@@ -139,21 +140,5 @@ func utf16Text(data []byte) string {
 	for i := 0; i+1 < len(data); i += 2 {
 		units = append(units, uint16(data[i])|uint16(data[i+1])<<8)
 	}
-	return printable(string(utf16.Decode(units)))
-}
-
-// printable keeps ASCII only: terminal control sequences must not get through.
-func printable(s string) string {
-	if len(s) > 4*maxDescription {
-		s = s[:4*maxDescription]
-	}
-	return strings.Map(func(r rune) rune {
-		if r == 0 {
-			return -1
-		}
-		if r < 0x20 || r > 0x7e {
-			return '?'
-		}
-		return r
-	}, s)
+	return printable.Text(string(utf16.Decode(units)), 4*maxDescription)
 }
