@@ -4,6 +4,7 @@ package artifacttest
 
 import (
 	"encoding/binary"
+	"fmt"
 	"strings"
 	"unicode/utf16"
 
@@ -113,7 +114,7 @@ func (b *fat) directory(files []File) []byte {
 	for _, f := range files {
 		name, rest, nested := strings.Cut(f.Path, "/")
 		if !nested {
-			out = append(out, entry(name, 0x20, b.store(f.Content), len(f.Content))...)
+			out = append(out, entry(len(out), name, 0x20, b.store(f.Content), len(f.Content))...)
 			continue
 		}
 		if done[name] {
@@ -126,14 +127,23 @@ func (b *fat) directory(files []File) []byte {
 				inside = append(inside, File{r, g.Content})
 			}
 		}
-		out = append(out, entry(name, 0x10, b.store(append(b.directory(inside), make([]byte, 32)...)), 0)...)
+		out = append(out, entry(len(out), name, 0x10, b.store(append(b.directory(inside), make([]byte, 32)...)), 0)...)
 	}
 	return out
 }
 
-// entry makes the long name entries and the short one.
-func entry(name string, attributes byte, cluster, size int) []byte {
-	units := append(utf16.Encode([]rune(name)), 0)
+// entry makes the long name entries and the short one, number-th in its directory.
+func entry(number int, name string, attributes byte, cluster, size int) []byte {
+	short := shortName(number, name)
+	sum := byte(0)
+	for _, c := range short {
+		sum = sum<<7 | sum>>1
+		sum += c
+	}
+	units := utf16.Encode([]rune(name))
+	if len(units)%13 != 0 {
+		units = append(units, 0)
+	}
 	for len(units)%13 != 0 {
 		units = append(units, 0xffff)
 	}
@@ -144,7 +154,7 @@ func entry(name string, attributes byte, cluster, size int) []byte {
 		if i == len(units)/13-1 {
 			e[0] |= 0x40
 		}
-		e[11] = 0x0f
+		e[11], e[13] = 0x0f, sum
 		for j, u := range units[13*i : 13*i+13] {
 			at := 1 + 2*j
 			if j >= 5 {
@@ -158,12 +168,20 @@ func entry(name string, attributes byte, cluster, size int) []byte {
 		out = append(out, e...)
 	}
 	e := make([]byte, 32)
-	copy(e, "           ")
-	base, ext, _ := strings.Cut(strings.ToUpper(name), ".")
-	copy(e[:8], base[:min(len(base), 8)])
-	copy(e[8:11], ext[:min(len(ext), 3)])
+	copy(e, short)
 	e[11] = attributes
 	binary.LittleEndian.PutUint16(e[26:], uint16(cluster))
 	binary.LittleEndian.PutUint32(e[28:], uint32(size))
 	return append(out, e...)
+}
+
+// shortName is a name in its 11 bytes: the name itself if that fits, else one with a
+// number.
+func shortName(number int, name string) []byte {
+	base, ext, _ := strings.Cut(strings.ToUpper(name), ".")
+	if len(base) > 8 || len(ext) > 3 || strings.ContainsAny(name, " ") || strings.Contains(ext, ".") {
+		base = fmt.Sprintf("%.3s~%d", strings.ReplaceAll(base, " ", ""), number)
+		ext = ""
+	}
+	return fmt.Appendf(nil, "%-8s%-3s", base, ext)
 }

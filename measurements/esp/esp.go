@@ -6,7 +6,8 @@
 // Whatever lies beside the boot program can take part in a boot (systemd-stub
 // picks up credentials, add-ons and extensions), so callers get the list of all
 // files and decide about each. The file system is parsed as hostile: with
-// limits, loops in it are noticed.
+// limits, loops in it are noticed, and what firmware (EDK II, FatPkg) and other
+// readers may read differently is refused. Names are ASCII.
 package esp
 
 import (
@@ -14,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode/utf16"
 )
 
 // Limits of a file system.
@@ -24,7 +24,6 @@ const (
 	maxDirSize  = 256 << 10
 	maxFileSize = 512 << 20
 	maxFATSize  = 64 << 20
-	dirEntry    = 32 // bytes
 )
 
 // Reason classifies why a file system was refused.
@@ -36,6 +35,8 @@ const (
 	ReasonTooLarge  Reason = "too-large" // a limit of this package was exceeded
 	ReasonNotFAT    Reason = "not-fat"   // no FAT16 or FAT32 file system
 	ReasonChain     Reason = "chain"     // a file's clusters loop, end early or leave the disk
+	ReasonName      Reason = "name"      // a name that readers may take for different ones
+	ReasonDuplicate Reason = "duplicate" // two entries of a directory have a name in common
 	ReasonMissing   Reason = "missing"   // no such file
 )
 
@@ -85,17 +86,19 @@ func Open(disk io.ReaderAt, size int64) (*FS, error) {
 	sector, perCluster := int64(le.Uint16(b[11:])), int64(b[13])
 	reserved, fats, rootEntries := int64(le.Uint16(b[14:])), int64(b[16]), int64(le.Uint16(b[17:]))
 	total, fatSectors := int64(le.Uint16(b[19:])), int64(le.Uint16(b[22:]))
+	// What says FAT32 to firmware (EDK II, FatOpenDevice): no size of the table here.
+	wide := fatSectors == 0
 	if total == 0 {
 		total = int64(le.Uint32(b[32:]))
 	}
-	if fatSectors == 0 {
+	if wide {
 		fatSectors = int64(le.Uint32(b[36:]))
 	}
 	if b[510] != 0x55 || b[511] != 0xaa || sector != 512 || perCluster == 0 || perCluster&(perCluster-1) != 0 ||
 		reserved == 0 || fats == 0 || fats > 2 || fatSectors == 0 {
 		return nil, fail(ReasonNotFAT, "the boot sector is not one of FAT with sectors of 512 bytes")
 	}
-	rootSectors := (rootEntries*dirEntry + sector - 1) / sector
+	rootSectors := (rootEntries*entrySize + sector - 1) / sector
 	first := reserved + fats*fatSectors + rootSectors
 	if total*sector > size || first >= total {
 		return nil, fail(ReasonTruncated, "%d sectors, the partition has %d", total, size/sector)
@@ -107,7 +110,14 @@ func Open(disk io.ReaderAt, size int64) (*FS, error) {
 	if fs.clusters < 4085 {
 		return nil, fail(ReasonNotFAT, "%d clusters are FAT12", fs.clusters)
 	}
-	fs.wide = fs.clusters >= 65525
+	// To the specification it is the number of clusters. Both must say the same.
+	if wide != (fs.clusters >= 65525) || wide != (rootEntries == 0) {
+		return nil, fail(ReasonNotFAT, "%d clusters and %d root entries, but the boot sector's form is that of FAT%d", fs.clusters, rootEntries, 16<<btoi(wide))
+	}
+	if wide && (b[40]&0x80 != 0 || le.Uint16(b[42:]) != 0) {
+		return nil, fail(ReasonNotFAT, "FAT32 of another version, or with tables that differ")
+	}
+	fs.wide = wide
 	fs.fat = make([]byte, fatSectors*sector)
 	if err := readAt(disk, fs.fat, reserved*sector); err != nil {
 		return nil, err
@@ -120,7 +130,7 @@ func Open(disk io.ReaderAt, size int64) (*FS, error) {
 	if fs.wide {
 		root, err = fs.read(le.Uint32(b[44:]), -1, maxDirSize)
 	} else {
-		root = make([]byte, rootEntries*dirEntry)
+		root = make([]byte, rootEntries*entrySize)
 		err = readAt(disk, root, (first-rootSectors)*sector)
 	}
 	if err != nil {
@@ -151,68 +161,30 @@ func (fs *FS) walk(dir []byte, prefix string, depth int) error {
 	if depth > maxDepth {
 		return fail(ReasonTooLarge, "more than %d directories deep", maxDepth)
 	}
-	le := binary.LittleEndian
-	long := ""
-	for at := 0; at+dirEntry <= len(dir) && dir[at] != 0; at += dirEntry {
-		e := dir[at : at+dirEntry]
-		switch {
-		case e[0] == 0xe5: // deleted
-			long = ""
-			continue
-		case e[11]&0x3f == 0x0f: // part of a long name, last part first
-			long = longPart(e) + long
-			continue
-		case e[11]&0x08 != 0: // volume label
-			long = ""
-			continue
-		}
-		name := long
-		if long = ""; name == "" || len(name) > 255 {
-			name = shortName(e)
-		}
-		if name == "." || name == ".." {
-			continue
-		}
+	list, err := entries(dir, prefix == "")
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
 		if len(fs.Files) == maxFiles {
 			return fail(ReasonTooLarge, "more than %d files", maxFiles)
 		}
-		first := uint32(le.Uint16(e[20:]))<<16 | uint32(le.Uint16(e[26:]))
-		if e[11]&0x10 == 0 {
-			fs.Files = append(fs.Files, File{prefix + name, int64(le.Uint32(e[28:])), first})
+		if !e.dir {
+			fs.Files = append(fs.Files, File{prefix + e.name, e.size, e.first})
 			continue
 		}
 		if fs.dirs++; fs.dirs > maxFiles {
 			return fail(ReasonTooLarge, "more than %d directories", maxFiles)
 		}
-		sub, err := fs.read(first, -1, maxDirSize)
+		sub, err := fs.read(e.first, -1, maxDirSize)
 		if err != nil {
 			return err
 		}
-		if err := fs.walk(sub, prefix+name+"/", depth+1); err != nil {
+		if err := fs.walk(sub, prefix+e.name+"/", depth+1); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func longPart(e []byte) string {
-	var units []uint16
-	for _, r := range [][2]int{{1, 11}, {14, 26}, {28, 32}} {
-		for i := r[0]; i < r[1]; i += 2 {
-			if u := binary.LittleEndian.Uint16(e[i:]); u != 0 && u != 0xffff {
-				units = append(units, u)
-			}
-		}
-	}
-	return string(utf16.Decode(units))
-}
-
-func shortName(e []byte) string {
-	name := strings.TrimRight(string(e[:8]), " ")
-	if ext := strings.TrimRight(string(e[8:11]), " "); ext != "" {
-		name += "." + ext
-	}
-	return name
 }
 
 // read follows a chain of clusters; size -1 means up to its end.

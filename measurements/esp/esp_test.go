@@ -61,6 +61,8 @@ func TestRefuses(t *testing.T) {
 		"sectors of 4096":       {change(func(b []byte) { le.PutUint16(b[11:], 4096) }), esp.ReasonNotFAT},
 		"clusters of 3":         {change(func(b []byte) { b[13] = 3 }), esp.ReasonNotFAT},
 		"three tables":          {change(func(b []byte) { b[16] = 3 }), esp.ReasonNotFAT},
+		"FAT32's form":          {change(func(b []byte) { le.PutUint16(b[22:], 0); le.PutUint32(b[36:], 18) }), esp.ReasonNotFAT},
+		"no root entries":       {change(func(b []byte) { le.PutUint16(b[17:], 0) }), esp.ReasonNotFAT},
 		"FAT12":                 {change(func(b []byte) { b[13] = 64 }), esp.ReasonNotFAT},
 		"table too short":       {change(func(b []byte) { le.PutUint16(b[22:], 3) }), esp.ReasonTruncated},
 		"first cluster 0":       {change(func(b []byte) { le.PutUint16(b[shortEntry+26:], 0) }), esp.ReasonChain},
@@ -77,6 +79,7 @@ func TestRefuses(t *testing.T) {
 			b[shortEntry+11] = 0x10
 			for i := range 16 { // sixteen entries that all are the directory again
 				copy(b[data+32*i:], b[shortEntry:shortEntry+32])
+				b[data+32*i] = byte('A' + i)
 			}
 			le.PutUint16(b[table+4:], 0xffff)
 		}), esp.ReasonTooLarge},
