@@ -53,7 +53,7 @@ func unpack(body []byte) ([]byte, error) {
 func (c *Code) Version() ([]byte, error) {
 	f := c.PEI.File(tcg2Pei)
 	if f == nil {
-		return nil, fail(ReasonMissing, "no Tcg2Pei module: this firmware does not measure")
+		return nil, fail(ReasonUnmeasured, "it has no Tcg2Pei module: use a build with support for TPM 2.0, as in Debian's package ovmf")
 	}
 	code, err := f.section(sectionPE32)
 	if err != nil {

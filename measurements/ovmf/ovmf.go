@@ -55,6 +55,7 @@ const (
 	ReasonCompression Reason = "compression" // the compressed volumes cannot be unpacked
 	ReasonMissing     Reason = "missing"     // an expected file or section is not there
 	ReasonVariables   Reason = "variables"   // the variable store is malformed
+	ReasonUnmeasured  Reason = "unmeasured"  // the firmware was built without measuring itself
 )
 
 // Error is returned by this package.

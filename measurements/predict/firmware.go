@@ -6,11 +6,13 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"strings"
 	"unicode/utf16"
 
 	"github.com/constellation-os/constellation/measurements"
 	"github.com/constellation-os/constellation/measurements/gpt"
 	"github.com/constellation-os/constellation/measurements/ovmf"
+	"github.com/constellation-os/constellation/measurements/printable"
 	"github.com/constellation-os/constellation/measurements/tcg"
 )
 
@@ -47,35 +49,46 @@ func (b *builder) separator(pcr int) {
 // firmwareCode predicts PCR 0 (SecurityPkg/Tcg/Tcg2Pei): the version, then the
 // volumes that SEC unpacked.
 func (b *builder) firmwareCode(code *ovmf.Code) error {
-	why := "the firmware's code is not of a build that this program knows: "
-	version, err := code.Version()
-	if err := tolerate(err); err != nil {
+	version, err := firmwareVersion(code)
+	if err != nil {
 		return err
-	} else if version == nil {
-		b.cannot(0, "firmware version", why+"no version string found")
-	} else {
-		b.add(0, tcg.CRTMVersion, measurements.ComponentFirmware, "firmware version", version)
 	}
+	b.add(0, tcg.CRTMVersion, measurements.ComponentFirmware, "firmware version", version)
 	pei, err := code.MeasuredPEI()
-	if err := tolerate(err); err != nil {
+	switch {
+	case missing(err):
+		b.cannot(0, "PEI volume", "the firmware is not of a build that this program knows: the PEI core's variables were not found")
+	case err != nil:
 		return err
-	} else if pei == nil {
-		b.cannot(0, "PEI volume", why+"the PEI core's variables were not found")
-	} else {
+	default:
 		b.add(0, tcg.EFIPlatformBlob, measurements.ComponentFirmware, "PEI volume", pei)
 	}
 	b.add(0, tcg.EFIPlatformBlob, measurements.ComponentFirmware, "DXE volume", code.DXE.Data)
 	return nil
 }
 
-// tolerate turns "not found in this firmware" into nil: the event is then named
-// as unpredicted.
-func tolerate(err error) error {
-	var e *ovmf.Error
-	if errors.As(err, &e) && e.Reason == ovmf.ReasonMissing {
-		return nil
+// firmwareVersion is the version that the firmware measures, if that is a build of
+// the modelled release: Debian's is "2025.02-8+deb13u1".
+func firmwareVersion(code *ovmf.Code) ([]byte, error) {
+	const next = "use the one of Debian 13's package ovmf, or a version of this program that knows yours"
+	version, err := code.Version()
+	switch {
+	case missing(err):
+		return nil, fail(ReasonFirmware, "the firmware's version is not known (%v), known is what OVMF %s measures: %s", err, firmwareRelease, next)
+	case err != nil:
+		return nil, err
 	}
-	return err
+	text := printable.Text(version, 64) // UTF-16: every other byte is zero
+	if release, _, _ := strings.Cut(text, "-"); release != firmwareRelease {
+		return nil, fail(ReasonFirmware, "the firmware has version %q, known is what OVMF %s measures: %s", text, firmwareRelease, next)
+	}
+	return version, nil
+}
+
+// missing says whether something is not where this program looks for it in the firmware.
+func missing(err error) bool {
+	var e *ovmf.Error
+	return errors.As(err, &e) && e.Reason == ovmf.ReasonMissing
 }
 
 // secureBootVariables predicts PCR 7 (SecurityPkg/Tcg/Tcg2Dxe,

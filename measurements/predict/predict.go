@@ -5,14 +5,17 @@
 //
 // Everything comes from artifacts: the disk with the UKI, OVMF's code and
 // variable store, the declared shape of the machine. No value is recorded from a
-// boot. What is modelled is EDK II's OVMF without Secure Boot enforcement,
+// boot. What is modelled is EDK II's OVMF 2025.02 without Secure Boot enforcement,
 // systemd-stub 257 and Linux 6.12; docs/measurements.md names the source of each
-// event. An input that makes the boot depend on something else (a file next to
-// the UKI, a UKI with profiles, firmware of another build) is refused with a
-// typed reason, because a prediction that may be wrong is worse than none.
+// event. Other versions of these, and an input that makes the boot depend on
+// something else (a file next to the UKI, a UKI with profiles, a used variable
+// store), are refused with a typed reason, because a prediction that may be wrong is
+// worse than none. Versions are what the artifacts say of themselves: a build of
+// version 2025.02 with patches of its own that measure otherwise is not noticed.
 package predict
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"slices"
@@ -54,6 +57,8 @@ const (
 	ReasonNoCommandLine  Reason = "no-command-line" // the UKI has no command line of its own
 	ReasonCommandLine    Reason = "command-line"    // the command line changes what is measured
 	ReasonStub           Reason = "stub"            // the UKI's stub is not of the version that is modelled
+	ReasonKernel         Reason = "kernel"          // the UKI's kernel is not of the version that is modelled
+	ReasonFirmware       Reason = "firmware"        // the firmware is not of the version that is modelled
 	ReasonSecureBoot     Reason = "secure-boot"     // the firmware enforces Secure Boot
 	ReasonBootOptions    Reason = "boot-options"    // the variable store brings its own boot options
 	ReasonMachine        Reason = "machine"         // the machine's shape is not one that is modelled
@@ -163,15 +168,30 @@ func readUKI(disk io.ReaderAt, table *gpt.Table) (*pe.UKI, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if major, _, _ := strings.Cut(uki.Stub, "."); major != stubMajor {
-		return nil, nil, fail(ReasonStub, "the UKI has systemd-stub %q, known is what version %s measures", uki.Stub, stubMajor)
-	}
-	return uki, raw, nil
+	return uki, raw, checkVersions(uki)
 }
 
-// stubMajor is the version of systemd-stub whose measurements are modelled. Others
-// have measured other sections, or in another order.
-const stubMajor = "257"
+// Versions whose measurements are modelled. Other versions of systemd-stub have
+// measured other sections, or in another order; of Linux, other data or into other
+// PCRs; of OVMF, other events.
+const (
+	stubMajor       = "257"
+	kernelSeries    = "6.12."
+	firmwareRelease = "2025.02"
+)
+
+// checkVersions refuses UKIs whose parts are not the modelled ones.
+func checkVersions(uki *pe.UKI) error {
+	if major, _, _ := strings.Cut(uki.Stub, "."); major != stubMajor {
+		return fail(ReasonStub, "the UKI has systemd-stub %.40q, known is what version %s measures: "+
+			"build the image with that, or use a version of this program that knows yours", uki.Stub, stubMajor)
+	}
+	if uname, _ := uki.Section(".uname"); !bytes.HasPrefix(uname, []byte(kernelSeries)) {
+		return fail(ReasonKernel, "the UKI says in .uname that its kernel is %.40q, known is what Linux %sx measures: "+
+			"build the image with that, or use a version of this program that knows yours", uname, kernelSeries)
+	}
+	return nil
+}
 
 // describe takes the image's name from what the UKI says about itself, made printable.
 func describe(uki *pe.UKI) measurements.Image {

@@ -267,7 +267,7 @@ func TestEveryInputCounts(t *testing.T) {
 			a.uki[".cmdline"] = []byte(" roothash=00 constellation.flavour=test\t quiet \n\n")
 		}, []int{4, 10, 11}},
 		"os-release":          {func(a *artifacts) { a.uki[".osrel"] = []byte("ID=x\n") }, []int{4, 9, 10, 11}},
-		"uname":               {func(a *artifacts) { a.uki[".uname"][0]++ }, []int{4, 10, 11}},
+		"uname":               {func(a *artifacts) { a.uki[".uname"] = []byte("6.12.1-rt") }, []int{4, 10, 11}},
 		"SBAT":                {func(a *artifacts) { a.uki[".sbat"][0]++ }, []int{4, 10, 11}},
 		"microcode added":     {func(a *artifacts) { a.uki[".ucode"] = []byte("ucode") }, []int{4, 9, 10, 11}},
 		"splash added":        {func(a *artifacts) { a.uki[".splash"] = []byte("bmp") }, []int{4, 10, 11}},
@@ -362,6 +362,16 @@ func reason(err error) string {
 	return ""
 }
 
+// firmwareVersion gives the firmware another version of the same length.
+func firmwareVersion(version string) func(a *artifacts) {
+	return func(a *artifacts) {
+		at := bytes.Index(a.volumes.PEI, artifacttest.UTF16(artifacttest.FirmwareVersion))
+		copy(a.volumes.PEI[at:], artifacttest.UTF16(version))
+	}
+}
+
+func gptBytes(s string) []byte { g := gpt.MustParseGUID(s); return g[:] }
+
 // Whatever would make the boot depend on more than is modelled is refused.
 func TestPredictRefuses(t *testing.T) {
 	file := func(path string) func(a *artifacts) {
@@ -381,7 +391,20 @@ func TestPredictRefuses(t *testing.T) {
 		"command line in Latin-1": {func(a *artifacts) { a.uki[".cmdline"] = []byte("x=\xe4") }, "predict:command-line"},
 		"kernel that is no PE":    {func(a *artifacts) { a.uki[".linux"] = []byte("kernel") }, "pe:truncated"},
 		"stub of another version": {func(a *artifacts) { a.stub = "258.1" }, "predict:stub"},
-		"Secure Boot firmware":    {func(a *artifacts) { a.volumes = artifacttest.FirmwareVolumes(true) }, "predict:secure-boot"},
+		"no kernel version":       {func(a *artifacts) { a.uki = a.uki.Without(".uname") }, "predict:kernel"},
+		"empty kernel version":    {func(a *artifacts) { a.uki[".uname"] = nil }, "predict:kernel"},
+		"kernel 6.18":             {func(a *artifacts) { a.uki[".uname"] = []byte("6.18.3") }, "predict:kernel"},
+		"kernel 6.120":            {func(a *artifacts) { a.uki[".uname"] = []byte("6.120.1") }, "predict:kernel"},
+		"kernel 16.12":            {func(a *artifacts) { a.uki[".uname"] = []byte("16.12.1") }, "predict:kernel"},
+		"OVMF 2024.11":            {firmwareVersion("2024.11-test"), "predict:firmware"},
+		"OVMF 2025.05":            {firmwareVersion("2025.05-test"), "predict:firmware"},
+		"OVMF 2025.021":           {firmwareVersion("2025.021test"), "predict:firmware"},
+		"OVMF without a version":  {firmwareVersion(strings.Repeat("\x01", 12)), "predict:firmware"},
+		"OVMF without TPM support": {func(a *artifacts) {
+			at := bytes.Index(a.volumes.PEI, gptBytes("a0c98b77-cba5-4bb8-993b-4af6ce33ece4"))
+			a.volumes.PEI[at]++
+		}, "ovmf:unmeasured"},
+		"Secure Boot firmware": {func(a *artifacts) { a.volumes = artifacttest.FirmwareVolumes(true) }, "predict:secure-boot"},
 		"used variable store": {func(a *artifacts) {
 			a.variables = []artifacttest.Variable{{Vendor: ovmf.GlobalVariable, Name: "BootOrder", Data: []byte{0, 0}}}
 		}, "predict:boot-options"},
