@@ -183,7 +183,7 @@ func tamperings() []tampering {
 				return nil
 			},
 			want: []finding{
-				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, false},
+				{measurements.NoPCR, measurements.ReasonMissingBank, measurements.ComponentMachine, false},
 			},
 		},
 		{
@@ -193,9 +193,9 @@ func tamperings() []tampering {
 				return nil
 			},
 			want: []finding{
-				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, true},
-				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, false},
-				{0, measurements.ReasonNoLog, measurements.ComponentFirmware, false},
+				{measurements.NoPCR, measurements.ReasonMissingBank, measurements.ComponentMachine, true},
+				{measurements.NoPCR, measurements.ReasonMissingBank, measurements.ComponentMachine, false},
+				{measurements.NoPCR, measurements.ReasonNoLog, measurements.ComponentFirmware, false},
 				// The kernel's own list shows an aggregate of nothing.
 				{10, measurements.ReasonDigest, measurements.ComponentIMA, false},
 			},

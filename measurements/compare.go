@@ -4,6 +4,7 @@ package measurements
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -40,8 +41,12 @@ const (
 	StatusMissing     Status = "missing"     // no value was reported
 )
 
+// NoPCR is the PCR of a finding about a bank or a log as a whole.
+const NoPCR = -1
+
 // Finding is one difference.
 type Finding struct {
+	// PCR is NoPCR, and absent in JSON, where no single PCR is concerned.
 	PCR    int    `json:"pcr"`
 	Reason Reason `json:"reason"`
 	// Fails says whether this finding alone makes the comparison a mismatch.
@@ -57,6 +62,37 @@ type Finding struct {
 	// Explanation says what happened, Advice what to do next.
 	Explanation string `json:"explanation"`
 	Advice      string `json:"advice"`
+}
+
+// plainFinding is Finding without its methods.
+type plainFinding Finding
+
+// jsonFinding is Finding's form in JSON: its PCR hides the one that is always there.
+type jsonFinding struct {
+	PCR *int `json:"pcr,omitempty"`
+	plainFinding
+}
+
+// MarshalJSON implements json.Marshaler.
+func (f Finding) MarshalJSON() ([]byte, error) {
+	out := jsonFinding{plainFinding: plainFinding(f)}
+	if f.PCR != NoPCR {
+		out.PCR = &f.PCR
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (f *Finding) UnmarshalJSON(data []byte) error {
+	var in jsonFinding
+	if err := json.Unmarshal(data, &in); err != nil {
+		return err
+	}
+	*f = Finding(in.plainFinding)
+	if f.PCR = NoPCR; in.PCR != nil {
+		f.PCR = *in.PCR
+	}
+	return nil
 }
 
 // PCRResult is the outcome for one PCR.
@@ -177,10 +213,10 @@ func (c *comparer) banks() {
 			c.out.Banks = append(c.out.Banks, a)
 			continue
 		}
-		c.find(Finding{Reason: ReasonMissingBank, Fails: a == SHA256, Component: ComponentMachine, Bank: a, Event: string(a) + " bank"})
+		c.find(Finding{PCR: NoPCR, Reason: ReasonMissingBank, Fails: a == SHA256, Component: ComponentMachine, Bank: a, Event: string(a) + " bank"})
 	}
 	if c.log == nil {
-		c.find(Finding{Reason: ReasonNoLog, Component: ComponentFirmware, Event: "event log"})
+		c.find(Finding{PCR: NoPCR, Reason: ReasonNoLog, Component: ComponentFirmware, Event: "event log"})
 	}
 }
 

@@ -4,7 +4,9 @@ package measurements_test
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -261,27 +263,27 @@ func TestCompareValues(t *testing.T) {
 		want   []brief
 	}{
 		"no SHA-384 bank": {func(o *measurements.Observed) { delete(o.PCRs, measurements.SHA384) }, true,
-			[]brief{{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha384 bank", false}}},
+			[]brief{{measurements.NoPCR, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha384 bank", false}}},
 		"no SHA-256 bank": {func(o *measurements.Observed) { delete(o.PCRs, measurements.SHA256) }, false,
-			[]brief{{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha256 bank", true}}},
+			[]brief{{measurements.NoPCR, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha256 bank", true}}},
 		"no bank and no log": {func(o *measurements.Observed) { o.PCRs, o.EventLog = nil, nil }, false,
 			[]brief{
-				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha256 bank", true},
-				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha384 bank", false},
-				{0, measurements.ReasonNoLog, measurements.ComponentFirmware, "event log", false},
+				{measurements.NoPCR, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha256 bank", true},
+				{measurements.NoPCR, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha384 bank", false},
+				{measurements.NoPCR, measurements.ReasonNoLog, measurements.ComponentFirmware, "event log", false},
 			}},
 		"no bank, but a log": {func(o *measurements.Observed) { o.PCRs = nil }, false,
 			[]brief{
-				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha256 bank", true},
-				{0, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha384 bank", false},
+				{measurements.NoPCR, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha256 bank", true},
+				{measurements.NoPCR, measurements.ReasonMissingBank, measurements.ComponentMachine, "sha384 bank", false},
 			}},
 		"no event log": {func(o *measurements.Observed) { o.EventLog = nil }, true,
-			[]brief{{0, measurements.ReasonNoLog, measurements.ComponentFirmware, "event log", false}}},
+			[]brief{{measurements.NoPCR, measurements.ReasonNoLog, measurements.ComponentFirmware, "event log", false}}},
 		"no event log and another value": {func(o *measurements.Observed) {
 			o.EventLog = nil
 			o.PCRs[measurements.SHA256][11] = other[measurements.SHA256]
 		}, false, []brief{
-			{0, measurements.ReasonNoLog, measurements.ComponentFirmware, "event log", false},
+			{measurements.NoPCR, measurements.ReasonNoLog, measurements.ComponentFirmware, "event log", false},
 			{11, measurements.ReasonValue, measurements.ComponentUKI, "value of PCR 11", true},
 		}},
 		"PCR not reported": {func(o *measurements.Observed) { delete(o.PCRs[measurements.SHA256], 12) }, false,
@@ -321,6 +323,42 @@ func TestCompareValues(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What is said of a bank or of the log as a whole names no PCR.
+func TestFindingsOfNoPCR(t *testing.T) {
+	p := prediction(t)
+	o := artifacttest.Observed(p, artifacttest.EventsOf(p))
+	o.EventLog = nil
+	delete(o.PCRs, measurements.SHA384)
+	o.PCRs[measurements.SHA256][0] = measurements.Sum([]byte("x"))[measurements.SHA256]
+	c, err := measurements.Compare(p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(c.Findings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var generic []map[string]any
+	if err := json.Unmarshal(text, &generic); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range generic {
+		got = append(got, fmt.Sprint(f["reason"], " ", f["pcr"]))
+	}
+	want := []string{"missing-bank <nil>", "no-event-log <nil>", "value 0"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error("findings in JSON (-want +got):", diff)
+	}
+	var again []measurements.Finding
+	if err := json.Unmarshal(text, &again); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(c.Findings, again); diff != "" {
+		t.Error("round trip (-want +got):", diff)
 	}
 }
 

@@ -131,7 +131,10 @@ func writeFinding(w io.Writer, f *measurements.Finding) {
 	if f.Fails {
 		weight = "mismatch"
 	}
-	fmt.Fprintf(w, "\n%s, PCR %d, %s, component %s\n  %s\n", weight, f.PCR, f.Reason, f.Component, f.Explanation)
+	if f.PCR != measurements.NoPCR {
+		weight = fmt.Sprintf("%s, PCR %d", weight, f.PCR)
+	}
+	fmt.Fprintf(w, "\n%s, %s, component %s\n  %s\n", weight, f.Reason, f.Component, f.Explanation)
 	if len(f.Expected) > 0 {
 		fmt.Fprintf(w, "  expected  %s\n", f.Expected)
 	}

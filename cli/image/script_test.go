@@ -61,12 +61,15 @@ func writeArtifacts(dir string) error {
 	tampered := append(artifacttest.EventsOf(p), artifacttest.LogEvent{
 		PCR: 12, Type: tcg.IPL, Digests: measurements.Sum([]byte("x")), Data: artifacttest.UTF16("Credentials initrd"),
 	})
+	single := artifacttest.Observed(p, good)
+	delete(single.PCRs, measurements.SHA384)
 	cut := artifacttest.Observed(p, good)
 	cut.EventLog = cut.EventLog[:len(cut.EventLog)-1]
 	for name, o := range map[string]*measurements.Observed{
 		"observed.json": artifacttest.Observed(p, good),
 		"tampered.json": artifacttest.Observed(p, tampered),
 		"cutlog.json":   cut,
+		"single.json":   single,
 		"cluster.json":  artifacttest.Observed(p.Initialized([]byte{0xab}), good),
 	} {
 		data, err := json.Marshal(o)
