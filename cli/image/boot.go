@@ -172,7 +172,7 @@ func (f bootFlags) prepare() (*measurements.Prediction, machine.Config, error) {
 	if f.image == "" {
 		return nil, machine.Config{}, fmt.Errorf("name the image's folder with --image (or $%s): tools/bazel build //image:qemu makes bazel-bin/image/qemu", imageEnv)
 	}
-	raw, err := os.ReadFile(filepath.Join(f.image, measurementsFile))
+	raw, err := readFile(filepath.Join(f.image, measurementsFile), measurements.MaxPredictionSize)
 	if err != nil {
 		return nil, machine.Config{}, fmt.Errorf("read what the image must measure: %w", err)
 	}
@@ -227,23 +227,10 @@ func (f bootFlags) complete(ctx context.Context, log io.Writer, published *measu
 }
 
 func predictDisk(config machine.Config, files map[string][]byte) (*measurements.Prediction, error) {
-	disk, err := os.Open(config.Disk)
-	if err != nil {
-		return nil, err
-	}
-	defer disk.Close()
-	info, err := disk.Stat()
-	if err != nil {
-		return nil, err
-	}
-	in := predict.Input{Disk: disk, DiskSize: info.Size(), Machine: config.Shape, FirmwareConfig: files}
-	if in.FirmwareCode, err = os.ReadFile(config.Firmware.Code); err != nil {
-		return nil, err
-	}
-	if in.FirmwareVariables, err = os.ReadFile(config.Firmware.Vars); err != nil {
-		return nil, err
-	}
-	return predict.Predict(in)
+	return predict.FromFiles(predict.Files{
+		Disk: config.Disk, FirmwareCode: config.Firmware.Code, FirmwareVariables: config.Firmware.Vars, Shape: &config.Shape,
+		AskFirmwareConfig: func(measurements.Machine) (map[string][]byte, error) { return files, nil },
+	})
 }
 
 // extends says whether a prediction equals the published one in every PCR that

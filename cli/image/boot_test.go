@@ -43,6 +43,13 @@ func TestBootSaysWhatIsMissing(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(broken, "measurements.json"), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	huge := t.TempDir()
+	if err := os.WriteFile(filepath.Join(huge, "measurements.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(huge, "measurements.json"), 1<<32); err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv("PATH", t.TempDir())
 	firmware := []string{"--firmware-code", filepath.Join(dir, "code.fd"), "--firmware-vars", filepath.Join(dir, "vars.fd")}
 	tests := map[string]struct {
@@ -52,6 +59,7 @@ func TestBootSaysWhatIsMissing(t *testing.T) {
 		"no image named":      {nil, []string{"--image", "tools/bazel build //image:qemu"}},
 		"no measurements":     {[]string{"--image", t.TempDir()}, []string{"read what the image must measure", "measurements.json"}},
 		"broken measurements": {[]string{"--image", broken}, []string{"measurements.json: measurements: malformed"}},
+		"huge measurements":   {[]string{"--image", huge}, []string{"measurements.json: more than 1048576 bytes"}},
 		"no firmware":         {[]string{"--image", dir, "--firmware-code", "/none", "--firmware-vars", "/none"}, []string{"the firmware /none does not exist", "apt-get install ovmf"}},
 		"no QEMU":             {append([]string{"--image", dir}, firmware...), []string{"qemu-system-x86_64 is not installed: install the package qemu-system-x86", "swtpm-tools"}},
 		"impossible machine":  {append([]string{"--image", dir, "--cpus", "1000"}, firmware...), []string{"1000 CPUs"}},

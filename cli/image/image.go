@@ -28,15 +28,28 @@ func Command() *cobra.Command {
 // readInput reads a file that a person named, bounded by limit bytes; "-" is
 // standard input.
 func readInput(cmd *cobra.Command, path string, limit int64) ([]byte, error) {
-	r := cmd.InOrStdin()
-	if path != "-" {
-		f, err := os.Open(fromCaller(path))
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		r = f
+	if path == "-" {
+		return readBounded(cmd.InOrStdin(), path, limit)
 	}
+	f, err := os.Open(fromCaller(path))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readBounded(f, path, limit)
+}
+
+// readFile reads a file, bounded by limit bytes.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readBounded(f, path, limit)
+}
+
+func readBounded(r io.Reader, path string, limit int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, limit+1))
 	switch {
 	case err != nil:

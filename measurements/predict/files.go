@@ -19,8 +19,10 @@ type Files struct {
 	Disk              string // raw disk image
 	FirmwareCode      string // OVMF_CODE*.fd
 	FirmwareVariables string // OVMF_VARS*.fd
-	Machine           string // JSON of measurements.Machine; empty: measurements.QEMU
+	Machine           string // JSON of measurements.Machine; empty: Shape
 	FirmwareConfig    string // directory of fw_cfg files by their names; empty: none
+	// Shape is the machine where no file names it; nil: measurements.QEMU.
+	Shape *measurements.Machine
 	// AskFirmwareConfig, if set, gives the fw_cfg files for a machine in place of a
 	// directory.
 	AskFirmwareConfig func(measurements.Machine) (map[string][]byte, error)
@@ -42,7 +44,12 @@ func FromFiles(f Files) (*measurements.Prediction, error) {
 	if in.FirmwareVariables, err = readFile(f.FirmwareVariables, ovmf.MaxFlashSize); err != nil {
 		return nil, err
 	}
-	if f.Machine != "" {
+	switch {
+	case f.Shape != nil && f.Machine != "":
+		return nil, errors.New("two sources of the machine's shape")
+	case f.Shape != nil:
+		in.Machine = *f.Shape
+	case f.Machine != "":
 		raw, err := readFile(f.Machine, maxMachineSize)
 		if err != nil {
 			return nil, err
