@@ -46,7 +46,7 @@ func TestDecode(t *testing.T) {
 	want := document{
 		Version: 1, PCRs: map[int][]document{4: {{Version: 2}}, -1: {}}, Names: map[string]string{"a": "x", "A": "y"},
 		Next: &document{Version: 3, Plain: "p"}, Raw: json.RawMessage(`{"anything": [1, {"Version": 1, "version": 2}]}`),
-		Until: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), Data: []byte{0, 1}, Plain: "ä", embedded: embedded{5},
+		Until: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), Data: []byte{0, 1}, Plain: "ä", hidden: 0, embedded: embedded{5},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(document{}, embedded{})); diff != "" {
 		t.Error("(-want +got):", diff)
