@@ -74,7 +74,7 @@ Exit codes: 0 match, 1 mismatch, 2 the machine did not boot or an input is broke
 				"image": &f.image, "firmware-code": &f.firmwareCode, "firmware-vars": &f.firmwareVars, "keep": &f.keep,
 			} {
 				if cmd.Flags().Changed(name) {
-					*path = fromCaller(*path)
+					*path = command.FromCaller(*path)
 				}
 			}
 			return runBoot(cmd, f)
@@ -97,15 +97,6 @@ func defaultFirmware(name, installed string) string {
 		return filepath.Join(dir, name)
 	}
 	return installed
-}
-
-// fromCaller interprets a path that a person typed: under "bazel run" the working
-// directory is not theirs.
-func fromCaller(path string) string {
-	if from := os.Getenv("BUILD_WORKING_DIRECTORY"); from != "" && path != "" && !filepath.IsAbs(path) {
-		return filepath.Join(from, path)
-	}
-	return path
 }
 
 // bootResult is the command's result as JSON.
@@ -172,7 +163,7 @@ func (f bootFlags) prepare() (*measurements.Prediction, machine.Config, error) {
 	if f.image == "" {
 		return nil, machine.Config{}, fmt.Errorf("name the image's folder with --image (or $%s): tools/bazel build //image:qemu makes bazel-bin/image/qemu", imageEnv)
 	}
-	raw, err := readFile(filepath.Join(f.image, measurementsFile), measurements.MaxPredictionSize)
+	raw, err := command.ReadFile(filepath.Join(f.image, measurementsFile), measurements.MaxPredictionSize)
 	if err != nil {
 		return nil, machine.Config{}, fmt.Errorf("read what the image must measure: %w", err)
 	}

@@ -58,7 +58,7 @@ Exit codes: 0 match, 1 mismatch, 2 an input that cannot be judged.`,
 }
 
 func runCompare(cmd *cobra.Command, predictionFile, observedFile, cluster string) (*measurements.Comparison, error) {
-	raw, err := readInput(cmd, predictionFile, measurements.MaxPredictionSize)
+	raw, err := command.ReadInput(cmd, predictionFile, measurements.MaxPredictionSize)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func runCompare(cmd *cobra.Command, predictionFile, observedFile, cluster string
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", predictionFile, err)
 	}
-	if raw, err = readInput(cmd, observedFile, measurements.MaxObservedSize); err != nil {
+	if raw, err = command.ReadInput(cmd, observedFile, measurements.MaxObservedSize); err != nil {
 		return nil, err
 	}
 	o, err := measurements.ParseObserved(raw)

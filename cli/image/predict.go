@@ -53,10 +53,10 @@ pcrlock is what systemd-pcrlock reads (one component).`,
 				"firmware-code": &files.FirmwareCode, "firmware-vars": &files.FirmwareVariables, "machine": &files.Machine, "fw-cfg": &files.FirmwareConfig,
 			} {
 				if cmd.Flags().Changed(name) {
-					*path = fromCaller(*path)
+					*path = command.FromCaller(*path)
 				}
 			}
-			files.Disk = fromCaller(files.Disk)
+			files.Disk = command.FromCaller(files.Disk)
 			if qemu {
 				files.AskFirmwareConfig = askQEMU(cmd.Context(), files)
 			}
