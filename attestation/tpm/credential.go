@@ -20,6 +20,9 @@ const secretSize = sha256.Size
 // activationLabel is what a response is computed over, before the binding.
 const activationLabel = "constellation tpm activation v1"
 
+// errNotChallenged refuses evidence that is good as far as it goes.
+var errNotChallenged = attestation.Refuse(attestation.ReasonChallengeMissing, "without a challenge nothing shows that the attestation key is in the endorsed TPM")
+
 // response proves knowledge of an activated secret for one binding. The secret
 // itself is never shown, so that a prover cannot be used to activate credentials
 // that somebody else made for another purpose.
@@ -34,7 +37,7 @@ func response(secret []byte, b attestation.Binding) []byte {
 // of the endorsement key with the attestation key in it.
 func checkResidence(ctx context.Context, endorsementKey, attestationKey []byte, b attestation.Binding, ask attestation.Challenger) error {
 	if ask == nil {
-		return attestation.Refuse(attestation.ReasonChallengeMissing, "without a challenge nothing shows that the attestation key is in the endorsed TPM")
+		return errNotChallenged
 	}
 	secret := make([]byte, secretSize)
 	rand.Read(secret)
