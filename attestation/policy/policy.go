@@ -21,6 +21,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -65,7 +66,13 @@ type Document struct {
 	// Digest is the SHA-256 of the document's bytes, to name it in logs.
 	Digest measurements.Digest
 
-	inventory map[string]attestation.Grant
+	inventory map[string]Entry
+}
+
+// Entry is a device of the inventory: who it is, what it is called, what it may be.
+type Entry struct {
+	attestation.Identity
+	attestation.Grant
 }
 
 // Floor is the lowest accepted security version of a component.
@@ -123,6 +130,21 @@ func refuse(format string, args ...any) error { return &Error{Err: fmt.Errorf(fo
 
 // Parse reads a policy. Every error is an *Error.
 func Parse(data []byte) (*Document, error) {
+	raw, err := decode(data)
+	if err != nil {
+		return nil, err
+	}
+	d, errs := build(raw)
+	if len(errs) > 0 {
+		return nil, errs[0]
+	}
+	sum := sha256.Sum256(data)
+	d.Digest = sum[:]
+	return d, nil
+}
+
+// decode reads the JSON form of this version.
+func decode(data []byte) (*document, error) {
 	if len(data) > MaxSize {
 		return nil, refuse("%d bytes, at most %d", len(data), MaxSize)
 	}
@@ -130,30 +152,35 @@ func Parse(data []byte) (*Document, error) {
 	if err := strictjson.Decode(data, &raw); err != nil {
 		return nil, refuse("%w", err)
 	}
-	if missing := raw.missing(); missing != nil {
-		return nil, &Error{Missing: missing, Err: errors.New("incomplete")}
-	}
-	if *raw.Version != Version {
+	if raw.Version != nil && *raw.Version != Version {
 		return nil, refuse("version %d, this program reads %d", *raw.Version, Version)
 	}
-	d := &Document{Technologies: raw.Technologies, inventory: map[string]attestation.Grant{}}
-	sum := sha256.Sum256(data)
-	d.Digest = sum[:]
-	for _, step := range []func(*document) error{d.technologies, d.measurements, d.authorities, d.entries, d.floors} {
-		if err := step(&raw); err != nil {
-			return nil, err
-		}
-	}
-	return d, nil
+	return &raw, nil
 }
+
+// build makes a document, or says all that keeps it from being one.
+func build(raw *document) (*Document, []error) {
+	d := &Document{inventory: map[string]Entry{}}
+	var errs []error
+	if missing := raw.missing(); missing != nil {
+		errs = append(errs, &Error{Missing: missing, Err: errors.New("incomplete")})
+	}
+	for _, step := range []func(*document) []error{d.technologies, d.measurements, d.endorsement, d.floors} {
+		errs = append(errs, step(raw)...)
+	}
+	return d, errs
+}
+
+// missingEndorsement names the two fields of which one must be there.
+const missingEndorsement = "endorsement.authorities or endorsement.inventory"
 
 // missing names all that is, so that a policy is not mended one error at a time.
 func (raw *document) missing() (names []string) {
 	for name, there := range map[string]bool{
 		"version":      raw.Version != nil,
 		"technologies": len(raw.Technologies) > 0,
-		"measurements": len(raw.Measurements) > 0 && string(raw.Measurements) != "null",
-		"endorsement.authorities or endorsement.inventory": raw.Endorsement != nil &&
+		"measurements": !raw.lacksMeasurements(),
+		missingEndorsement: raw.Endorsement != nil &&
 			len(raw.Endorsement.Authorities)+len(raw.Endorsement.Inventory) > 0,
 	} {
 		if !there {
@@ -164,93 +191,135 @@ func (raw *document) missing() (names []string) {
 	return names
 }
 
-func (d *Document) technologies(raw *document) error {
+func (raw *document) lacksMeasurements() bool {
+	return len(raw.Measurements) == 0 || string(raw.Measurements) == "null"
+}
+
+func (d *Document) technologies(raw *document) (errs []error) {
 	for i, t := range raw.Technologies {
-		if t != TPM {
-			return refuse("technology %q is not known; known is %q", t, TPM)
-		}
-		if slices.Contains(raw.Technologies[:i], t) {
-			return refuse("technology %q is there twice", t)
+		switch {
+		case t != TPM:
+			errs = append(errs, refuse("technology %q is not known; known is %q", t, TPM))
+		case slices.Contains(raw.Technologies[:i], t):
+			errs = append(errs, refuse("technology %q is there twice", t))
 		}
 	}
-	return nil
+	d.Technologies = raw.Technologies
+	return errs
 }
 
-func (d *Document) measurements(raw *document) error {
+func (d *Document) measurements(raw *document) []error {
+	if raw.lacksMeasurements() {
+		return nil // told by missing
+	}
 	m, err := accepted.Parse(raw.Measurements)
-	if err != nil {
-		out := &Error{Err: fmt.Errorf("measurements: %w", err)}
-		var e *accepted.Error
-		if errors.As(err, &e) && (e.Reason == accepted.ReasonMissingRegisters || e.Reason == accepted.ReasonEmpty) {
-			out.Registers = e.Registers
-		}
-		return out
+	if err == nil {
+		d.Measurements = m
+		return nil
 	}
-	d.Measurements = m
-	return nil
+	errs := []error{measurementsError(err)}
+	if m == nil || len(m.Accepted) < 2 {
+		return errs
+	}
+	// One set is wrong at least: name what is wrong with each.
+	errs = nil
+	for _, set := range m.Accepted {
+		one := accepted.Policy{Version: m.Version, Accepted: []accepted.Set{set}}
+		if err := one.Validate(); err != nil {
+			errs = append(errs, measurementsError(err))
+		}
+	}
+	if errs == nil { // wrong only all together
+		errs = []error{measurementsError(err)}
+	}
+	return errs
 }
 
-func (d *Document) authorities(raw *document) error {
+func measurementsError(err error) error {
+	out := &Error{Err: fmt.Errorf("measurements: %w", err)}
+	var e *accepted.Error
+	if errors.As(err, &e) && (e.Reason == accepted.ReasonMissingRegisters || e.Reason == accepted.ReasonEmpty) {
+		out.Registers = e.Registers
+	}
+	return out
+}
+
+func (d *Document) endorsement(raw *document) (errs []error) {
+	if raw.Endorsement == nil {
+		return nil
+	}
 	if len(raw.Endorsement.Authorities) > maxAuthorities {
-		return refuse("%d authorities, at most %d", len(raw.Endorsement.Authorities), maxAuthorities)
+		return []error{refuse("%d authorities, at most %d", len(raw.Endorsement.Authorities), maxAuthorities)}
 	}
 	for i, text := range raw.Endorsement.Authorities {
-		block, rest := pem.Decode([]byte(text))
-		if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) != 0 {
-			return refuse("authority %d is not one certificate in PEM", i)
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
+		c, err := parseAuthority(text)
 		if err != nil {
-			return refuse("authority %d: %w", i, err)
-		}
-		if !c.IsCA || !c.BasicConstraintsValid {
-			return refuse("authority %d, %q, is not a certificate authority", i, c.Subject)
+			errs = append(errs, refuse("authority %d %w", i, err))
+			continue
 		}
 		d.Authorities = append(d.Authorities, c)
 	}
-	return nil
-}
-
-func (d *Document) entries(raw *document) error {
 	if len(raw.Endorsement.Inventory) > maxInventory {
-		return refuse("%d entries in the inventory, at most %d", len(raw.Endorsement.Inventory), maxInventory)
+		return append(errs, refuse("%d entries in the inventory, at most %d", len(raw.Endorsement.Inventory), maxInventory))
 	}
 	names := map[string]bool{}
 	for i, e := range raw.Endorsement.Inventory {
-		if e.Kind != attestation.EndorsementKey || len(e.Identity) != sha256.Size {
-			return refuse("entry %d of the inventory: want kind %q and a SHA-256 digest", i, attestation.EndorsementKey)
+		if err := d.add(e, names); err != nil {
+			errs = append(errs, refuse("entry %d of the inventory%w", i, err))
 		}
-		if !validName(e.Name) {
-			return refuse("entry %d of the inventory: the name is not 1 to %d of a-z, 0-9, - with neither end a dash", i, maxName)
-		}
-		if e.Role != ControlPlane && e.Role != Worker {
-			return refuse("entry %d of the inventory, %s: role %q is neither %q nor %q", i, e.Name, e.Role, ControlPlane, Worker)
-		}
-		key := inventoryKey(attestation.Identity{Kind: e.Kind, Value: e.Identity})
-		if _, twice := d.inventory[key]; twice || names[e.Name] {
-			return refuse("entry %d of the inventory, %s: the identity or the name is there twice", i, e.Name)
-		}
-		names[e.Name] = true
-		d.inventory[key] = attestation.Grant{Name: e.Name, Role: e.Role}
 	}
+	return errs
+}
+
+func parseAuthority(text string) (*x509.Certificate, error) {
+	block, rest := pem.Decode([]byte(text))
+	if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) != 0 {
+		return nil, errors.New("is not one certificate in PEM")
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", err)
+	}
+	if !c.IsCA || !c.BasicConstraintsValid {
+		return nil, fmt.Errorf("(%q) is not a certificate authority", c.Subject)
+	}
+	return c, nil
+}
+
+// add adds an entry to the inventory; names are those that it has.
+func (d *Document) add(e entry, names map[string]bool) error {
+	if e.Kind != attestation.EndorsementKey || len(e.Identity) != sha256.Size {
+		return fmt.Errorf(": want kind %q and a SHA-256 digest", attestation.EndorsementKey)
+	}
+	if !validName(e.Name) {
+		return fmt.Errorf(": the name is not 1 to %d of a-z, 0-9, - with neither end a dash", maxName)
+	}
+	if e.Role != ControlPlane && e.Role != Worker {
+		return fmt.Errorf(", %s: role %q is neither %q nor %q", e.Name, e.Role, ControlPlane, Worker)
+	}
+	id := attestation.Identity{Kind: e.Kind, Value: e.Identity}
+	if _, twice := d.inventory[inventoryKey(id)]; twice || names[e.Name] {
+		return fmt.Errorf(", %s: the identity or the name is there twice", e.Name)
+	}
+	names[e.Name] = true
+	d.inventory[inventoryKey(id)] = Entry{id, attestation.Grant{Name: e.Name, Role: e.Role}}
 	return nil
 }
 
-func (d *Document) floors(raw *document) error {
+func (d *Document) floors(raw *document) (errs []error) {
 	if len(raw.Floors) > maxFloors {
-		return refuse("%d floors, at most %d", len(raw.Floors), maxFloors)
+		return []error{refuse("%d floors, at most %d", len(raw.Floors), maxFloors)}
 	}
 	for i, f := range raw.Floors {
-		if !slices.Contains(d.Technologies, f.Technology) {
-			return refuse("floor %d is of technology %q, which is not allowed", i, f.Technology)
-		}
-		// A floor that is never compared would look like protection.
-		if f.Technology == TPM {
-			return refuse("floor %d: technology %q reports no security versions", i, f.Technology)
+		switch {
+		case !slices.Contains(raw.Technologies, f.Technology):
+			errs = append(errs, refuse("floor %d is of technology %q, which is not allowed", i, f.Technology))
+		case f.Technology == TPM: // a floor that is never compared would look like protection
+			errs = append(errs, refuse("floor %d: technology %q reports no security versions", i, f.Technology))
 		}
 	}
 	d.Floors = raw.Floors
-	return nil
+	return errs
 }
 
 // Allows says whether a technology is allowed.
@@ -258,10 +327,15 @@ func (d *Document) Allows(t attestation.Technology) bool { return slices.Contain
 
 // Granted is what the inventory says of an identity, nil if it does not list it.
 func (d *Document) Granted(id attestation.Identity) *attestation.Grant {
-	if g, ok := d.inventory[inventoryKey(id)]; ok {
-		return &g
+	if e, ok := d.inventory[inventoryKey(id)]; ok {
+		return &e.Grant
 	}
 	return nil
+}
+
+// Inventory lists the known devices by name.
+func (d *Document) Inventory() []Entry {
+	return slices.SortedFunc(maps.Values(d.inventory), func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // CheckPCRs returns the name of the accepted measurements that the values match. Its
