@@ -14,6 +14,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,13 +63,7 @@ func (a *Authority) Certificate(t testing.TB) []byte {
 func Start(t testing.TB, a *Authority) transport.TPM {
 	t.Helper()
 	state := t.TempDir()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	setup := exec.CommandContext(ctx, "swtpm_setup", "--tpm2", "--tpmstate", state, "--pcr-banks", "sha256,sha384", "--create-ek-cert",
-		"--config", filepath.Join(a.dir, "setup.conf"), "--vmid", "test")
-	if out, err := setup.CombinedOutput(); err != nil {
-		t.Fatalf("swtpm_setup: %v\n%s", err, out)
-	}
+	manufacture(t, a, state)
 	conn, file := socketPair(t, filepath.Join(state, "socket"))
 	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, "--fd", "3", "--flags", "not-need-init,startup-clear")
 	cmd.ExtraFiles = []*os.File{file}
@@ -85,6 +82,51 @@ func Start(t testing.TB, a *Authority) transport.TPM {
 		}
 	})
 	return transport.FromReadWriteCloser(conn)
+}
+
+// Serve manufactures such a TPM and runs it behind a Unix socket until the test
+// ends, for programs that open it by its path.
+func Serve(t testing.TB, a *Authority) (socket string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tpm") // a socket's path is at most 107 bytes long
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	manufacture(t, a, dir)
+	socket, pidFile := filepath.Join(dir, "s"), filepath.Join(dir, "pid")
+	// It goes to the background once its socket is open.
+	cmd := exec.Command("swtpm", "socket", "--daemon", "--tpm2", "--tpmstate", "dir="+dir, "--server", "type=unixio,path="+socket,
+		"--flags", "not-need-init,startup-clear", "--pid", "file="+pidFile)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("swtpm: %v\n%s", err, out)
+	}
+	t.Cleanup(func() {
+		text, err := os.ReadFile(pidFile)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGTERM)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	return socket
+}
+
+func manufacture(t testing.TB, a *Authority, state string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	setup := exec.CommandContext(ctx, "swtpm_setup", "--tpm2", "--tpmstate", state, "--pcr-banks", "sha256,sha384", "--create-ek-cert",
+		"--config", filepath.Join(a.dir, "setup.conf"), "--vmid", "test")
+	if out, err := setup.CombinedOutput(); err != nil {
+		t.Fatalf("swtpm_setup: %v\n%s", err, out)
+	}
 }
 
 // socketPair makes a connection whose other end a process can inherit.

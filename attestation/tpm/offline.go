@@ -131,3 +131,14 @@ func ParsePending(data []byte) (*Pending, error) {
 	}
 	return &Pending{f.EndorsementKey, f.AttestationKey, f.Binding, f.Secret}, nil
 }
+
+// Subject is the endorsement key that evidence names as its TPM's: the prover's word,
+// until a verifier has returned it in claims.
+func Subject(e *attestation.Evidence) (attestation.Identity, error) {
+	m, err := parsePayload(e)
+	if err != nil {
+		return attestation.Identity{}, err
+	}
+	id, err := endorsementIdentity(m.EndorsementKey)
+	return attestation.Identity{Kind: attestation.EndorsementKey, Value: id}, err
+}

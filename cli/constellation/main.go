@@ -10,12 +10,14 @@ import (
 	"syscall"
 
 	"github.com/constellation-os/constellation/cli/command"
+	"github.com/constellation-os/constellation/cli/evidence"
 	"github.com/constellation-os/constellation/cli/image"
+	"github.com/constellation-os/constellation/cli/policy"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := command.Run(ctx, command.New(image.Command()), os.Args[1:], os.Stdout, os.Stderr)
+	code := command.Run(ctx, command.New(image.Command(), evidence.Command(), policy.Command()), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }

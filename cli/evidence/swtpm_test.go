@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package evidence_test
+
+import (
+	"bytes"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/constellation-os/constellation/attestation/evidencejson"
+	"github.com/constellation-os/constellation/attestation/swtpmtest"
+	"github.com/constellation-os/constellation/attestation/tpm"
+	"github.com/constellation-os/constellation/measurements"
+	"github.com/constellation-os/constellation/measurements/artifacttest"
+	"github.com/constellation-os/constellation/measurements/predict"
+	"github.com/constellation-os/constellation/measurements/tcg"
+)
+
+var update = flag.Bool("update", false, "record the software TPMs' answers anew")
+
+// predicted is what a machine measures that boots an image with a command line.
+func predicted(t *testing.T, cmdline string) *measurements.Prediction {
+	t.Helper()
+	uki := artifacttest.DefaultUKI()
+	if cmdline != "" {
+		uki = uki.With(".cmdline", []byte(cmdline))
+	}
+	disk := artifacttest.Disk(artifacttest.File{Path: artifacttest.BootFile, Content: uki.Encode()})
+	p, err := predict.Predict(predict.Input{
+		Disk: bytes.NewReader(disk), DiskSize: int64(len(disk)), Machine: measurements.QEMU(),
+		FirmwareCode: artifacttest.FirmwareCode(), FirmwareVariables: artifacttest.FirmwareVariables(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+const evil = "roothash=00 constellation.flavour=test"
+
+// boot extends the registers of the TPM at socket as a machine's boot would, and
+// writes the event log.
+func boot(t *testing.T, socket string, p *measurements.Prediction, log string) {
+	t.Helper()
+	device, err := linuxudstpm.Open(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	events := artifacttest.EventsOf(p)
+	for i, e := range events {
+		swtpmtest.Extend(t, device, e.PCR, e.Digests)
+		events[i].Type, events[i].Data = tcg.IPL, nil // other tools parse events' data by type, and it is not measured
+	}
+	write(t, log, artifacttest.Log(measurements.Algorithms(), events...))
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func writePrediction(t *testing.T, path string, p *measurements.Prediction) {
+	t.Helper()
+	data, err := p.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, data)
+}
+
+// TestSoftwareTPM: the scripts in testdata/swtpm find two TPMs by one authority that
+// booted the image of measurements.json, and a third that booted another.
+func TestSoftwareTPM(t *testing.T) {
+	ca := swtpmtest.NewAuthority(t)
+	dir := t.TempDir()
+	sockets := map[string]string{}
+	for name, cmdline := range map[string]string{"ONE": "", "TWO": "", "EVIL": evil} {
+		sockets[name] = swtpmtest.Serve(t, ca)
+		boot(t, sockets[name], predicted(t, cmdline), filepath.Join(dir, "log-"+strings.ToLower(name)))
+	}
+	writePrediction(t, filepath.Join(dir, "measurements.json"), predicted(t, ""))
+	write(t, filepath.Join(dir, "ca.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate(t)}))
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/swtpm",
+		Setup: func(env *testscript.Env) error {
+			for name, socket := range sockets {
+				env.Setenv(name, socket)
+			}
+			env.Setenv("NONCE", strings.Repeat("5a", 32))
+			env.Setenv("OTHER_NONCE", strings.Repeat("a5", 32))
+			return os.CopyFS(env.WorkDir, os.DirFS(dir))
+		},
+	})
+}
+
+// TestRecord renews what the tests without a TPM judge.
+func TestRecord(t *testing.T) {
+	if !*update {
+		t.Skip("without -update")
+	}
+	if err := os.RemoveAll(recorded); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(recorded, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	in := func(name string) string { return filepath.Join(recorded, name) }
+	good, nonce := predicted(t, ""), strings.Repeat("5a", 32)
+	write(t, in("nonce"), []byte(nonce))
+	writePrediction(t, in("measurements.json"), good)
+	writePrediction(t, in("other.json"), predicted(t, evil))
+	ca := swtpmtest.NewAuthority(t)
+	for _, name := range []string{"", "two"} {
+		socket, log := swtpmtest.Serve(t, ca), filepath.Join(t.TempDir(), "log")
+		boot(t, socket, good, log)
+		file := func(what string) string { return in(strings.TrimPrefix(name+"-"+what, "-")) }
+		evidence := in("evidence.json")
+		if name != "" {
+			evidence = in(name + ".json")
+		}
+		constellation(t, "evidence", "collect", "--nonce", nonce, "--device", socket, "--event-log", log, "--out", evidence)
+		constellation(t, "evidence", "challenge", evidence, "--nonce", nonce, "--secret", file("secret.json"), "--out", file("challenge"))
+		constellation(t, "evidence", "respond", file("challenge"), "--nonce", nonce, "--device", socket, "--out", file("response"))
+		if name == "" {
+			write(t, in("machines.txt"), fmt.Appendf(nil, "node-1 worker %s\n", identity(t, evidence)))
+		}
+	}
+}
+
+func constellation(t *testing.T, args ...string) {
+	t.Helper()
+	if code := run(args); code != 0 {
+		t.Fatalf("constellation %s: exit code %d", strings.Join(args, " "), code)
+	}
+}
+
+func identity(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := evidencejson.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := tpm.Subject(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id.Value.String()
+}
