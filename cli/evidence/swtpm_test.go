@@ -72,6 +72,15 @@ func write(t *testing.T, path string, data []byte) {
 	}
 }
 
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 func writePrediction(t *testing.T, path string, p *measurements.Prediction) {
 	t.Helper()
 	data, err := p.JSON()
@@ -81,27 +90,43 @@ func writePrediction(t *testing.T, path string, p *measurements.Prediction) {
 	write(t, path, data)
 }
 
-// TestSoftwareTPM: the scripts in testdata/swtpm find two TPMs by one authority that
-// booted the image of measurements.json, and a third that booted another.
-func TestSoftwareTPM(t *testing.T) {
-	ca := swtpmtest.NewAuthority(t)
-	dir := t.TempDir()
-	sockets := map[string]string{}
-	for name, cmdline := range map[string]string{"ONE": "", "TWO": "", "EVIL": evil} {
-		sockets[name] = swtpmtest.Serve(t, ca)
-		boot(t, sockets[name], predicted(t, cmdline), filepath.Join(dir, "log-"+strings.ToLower(name)))
+// room is a folder with the files of two machines by one authority that booted the
+// image of measurements.json, and of a third that booted another.
+type room struct {
+	dir     string
+	sockets map[string]string
+}
+
+const (
+	nonce      = "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a"
+	otherNonce = "a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5"
+)
+
+func newRoom(t *testing.T) *room {
+	t.Helper()
+	r, ca := &room{t.TempDir(), map[string]string{}}, swtpmtest.NewAuthority(t)
+	for name, cmdline := range map[string]string{"one": "", "two": "", "evil": evil} {
+		r.sockets[name] = swtpmtest.Serve(t, ca)
+		boot(t, r.sockets[name], predicted(t, cmdline), r.file("log-"+name))
 	}
-	writePrediction(t, filepath.Join(dir, "measurements.json"), predicted(t, ""))
-	write(t, filepath.Join(dir, "ca.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate(t)}))
+	writePrediction(t, r.file("measurements.json"), predicted(t, ""))
+	write(t, r.file("ca.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate(t)}))
+	return r
+}
+
+func (r *room) file(name string) string { return filepath.Join(r.dir, name) }
+
+func TestSoftwareTPM(t *testing.T) {
+	r := newRoom(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/swtpm",
 		Setup: func(env *testscript.Env) error {
-			for name, socket := range sockets {
-				env.Setenv(name, socket)
+			for name, socket := range r.sockets {
+				env.Setenv(strings.ToUpper(name), socket)
 			}
-			env.Setenv("NONCE", strings.Repeat("5a", 32))
-			env.Setenv("OTHER_NONCE", strings.Repeat("a5", 32))
-			return os.CopyFS(env.WorkDir, os.DirFS(dir))
+			env.Setenv("NONCE", nonce)
+			env.Setenv("OTHER_NONCE", otherNonce)
+			return os.CopyFS(env.WorkDir, os.DirFS(r.dir))
 		},
 	})
 }
@@ -118,7 +143,7 @@ func TestRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := func(name string) string { return filepath.Join(recorded, name) }
-	good, nonce := predicted(t, ""), strings.Repeat("5a", 32)
+	good := predicted(t, "")
 	write(t, in("nonce"), []byte(nonce))
 	writePrediction(t, in("measurements.json"), good)
 	writePrediction(t, in("other.json"), predicted(t, evil))
@@ -149,11 +174,7 @@ func constellation(t *testing.T, args ...string) {
 
 func identity(t *testing.T, path string) string {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := evidencejson.Parse(data)
+	e, err := evidencejson.Parse(read(t, path))
 	if err != nil {
 		t.Fatal(err)
 	}
