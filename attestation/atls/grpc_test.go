@@ -185,15 +185,35 @@ func TestRPCWithoutClaims(t *testing.T) {
 	})
 }
 
-// TestFlood (V22): strangers from one address ask for evidence as fast as they
-// can. The quotes stay within the bound, and a peer from elsewhere gets its own.
+// TestFlood (V22).
 func TestFlood(t *testing.T) {
+	join := attestationtest.NewDevice("join")
+	flood(t, join, verifiers{attestationtest.Accept(join)})
+}
+
+// counted counts what a device is made to do.
+type counted struct {
+	attestation.Responder
+	n *atomic.Int64
+}
+
+func (c counted) Issue(ctx context.Context, b attestation.Binding) (*attestation.Evidence, error) {
+	c.n.Add(1)
+	return c.Responder.Issue(ctx, b)
+}
+
+func (c counted) Respond(ctx context.Context, b attestation.Binding, challenge []byte) ([]byte, error) {
+	c.n.Add(1)
+	return c.Responder.Respond(ctx, b, challenge)
+}
+
+// flood lets strangers from one address ask for evidence as fast as they can. The
+// quotes stay within the bound, and a peer from elsewhere gets its own.
+func flood(t *testing.T, join attestation.Responder, accept verifiers) {
 	const rate, burst, strangers = 20, 5, 64
 	var quotes atomic.Int64
-	join := attestationtest.NewDevice("join")
-	join.OnIssue = func(context.Context) error { quotes.Add(1); return nil }
-	serverSide := must(ServerProve(join, Options{QuotesPerSecond: rate, QuoteBurst: burst}))
-	clientSide := must(ClientVerify(verifiers{attestationtest.Accept(join)}, Options{}))
+	serverSide := must(ServerProve(counted{join, &quotes}, Options{QuotesPerSecond: rate, QuoteBurst: burst}))
+	clientSide := must(ClientVerify(accept, Options{}))
 	l := listen(t)
 	var wg sync.WaitGroup
 	wg.Go(func() {

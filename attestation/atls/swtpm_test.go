@@ -95,6 +95,7 @@ func TestSoftwareTPMs(t *testing.T) {
 		wantRefusal(t, "client", atClient, attestation.ReasonBinding, false)
 		wantRefusal(t, "server", atServer, attestation.ReasonBinding, true)
 	})
+	t.Run("V22: a flood of strangers", func(t *testing.T) { flood(t, join, accept) })
 	t.Run("V19: a false JoinService with a real TPM", func(t *testing.T) {
 		c, s := meet(t, atNode, must(ServerMutual(stranger, kernelPolicy(t, a), Options{})))
 		wantRefusal(t, "client", c, attestation.ReasonIdentity, false)

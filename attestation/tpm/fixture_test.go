@@ -353,11 +353,16 @@ func judge(t testing.TB, v *Verifier, prover attestation.Responder, b attestatio
 	if err != nil {
 		t.Fatal(err)
 	}
-	return v.Verify(t.Context(), e, b, func(ctx context.Context, challenge []byte) ([]byte, error) {
+	return v.Verify(t.Context(), e, b, answeredBy(prover, b))
+}
+
+// answeredBy asks a prover, whose failure would end the exchange over a connection.
+func answeredBy(prover attestation.Responder, b attestation.Binding) attestation.Challenger {
+	return func(ctx context.Context, challenge []byte) ([]byte, error) {
 		answer, err := prover.Respond(ctx, b, challenge)
-		if err != nil { // over a connection this would end the exchange
+		if err != nil {
 			return nil, nil
 		}
 		return answer, nil
-	})
+	}
 }

@@ -74,6 +74,7 @@ var recipeTests = []recipeTest{
 	{name: "V7: another TPM's key, not its signature", change: tampered["stolen.json"], want: "refused: signature"},
 	{name: "V8: relabelled", change: tampered["relabelled.json"], want: "accepted"},
 	{name: "V8: dropped", change: tampered["dropped.json"], want: "refused: event-log"},
+	{name: "V8: appended", change: tampered["appended.json"], want: "refused: event-log"},
 	{name: "V8: reordered", change: tampered["reordered.json"], want: "refused: event-log"},
 	{name: "a changed signature", change: tampered["signature.json"], want: "refused: signature"},
 	{name: "a changed quote", change: tampered["quote.json"], want: "refused: signature"},

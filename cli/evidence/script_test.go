@@ -101,6 +101,11 @@ var tampered = map[string]func(one, two *payload) error{
 	"dropped.json": func(one, _ *payload) error {
 		return changeLog(one, func(e []artifacttest.LogEvent) []artifacttest.LogEvent { return e[:len(e)-1] })
 	},
+	"appended.json": func(one, _ *payload) error {
+		return changeLog(one, func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
+			return append(e, artifacttest.LogEvent{PCR: 9, Type: tcg.IPL, Digests: measurements.Sum([]byte("more"))})
+		})
+	},
 	"reordered.json": func(one, _ *payload) error {
 		return changeLog(one, func(e []artifacttest.LogEvent) []artifacttest.LogEvent {
 			last := len(e) - 1
