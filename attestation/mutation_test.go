@@ -49,6 +49,11 @@ var mutations = []struct {
 	{"an authority vouches", "tpm/endorsement.go", "	if err != nil {\n		return attestation.Refuse(attestation.ReasonIdentity, \"no authority", "	if false {\n		return attestation.Refuse(attestation.ReasonIdentity, \"no authority", "TestEndorsement"},
 	{"the challenge is answered", "tpm/credential.go", "if !hmac.Equal(answer, response(secret, b)) {", "if len(answer) > 1<<20 {", "TestEndorsement|TestChallenge"},
 	{"the answer is for this connection", "tpm/credential.go", "	m.Write(b[:])\n", "", "TestChallenge"},
+	{"a filed challenge is for these keys", "tpm/offline.go", "!bytes.Equal(p.endorsementKey, id) ||", "len(id) == 0 ||", "TestVerifyAnswered"},
+	{"a filed challenge is for this nonce", "tpm/offline.go", "if !bytes.Equal(p.binding, b[:]) {", "if false {", "TestVerifyAnswered"},
+	{"a filed challenge is answered", "tpm/offline.go", "if !hmac.Equal(answer, response(p.secret, b)) {", "if hmac.Equal(nil, p.secret) {", "TestVerifyAnswered"},
+	{"without a challenge nothing is proven", "tpm/offline.go", "	if p == nil {\n		return errNotChallenged\n", "	if p == nil {\n		return nil\n", "TestVerifyAnswered"},
+	{"nonces have 32 bytes", "nonce.go", "	if len(nonce) < MinNonceSize || len(nonce) > MaxNonceSize {\n		return Binding{}", "	if false {\n		return Binding{}", "TestNonceBinding"},
 	{"the log replays", "tpm/verify.go", "!bytes.Equal(values[pcr], seen)", "false && !bytes.Equal(values[pcr], seen)", "TestEventLog"},
 	{"what was booted is accepted", "tpm/verify.go", "image, err := v.policy.CheckPCRs(pcrs, v.now())\n	if err != nil {", "image, err := v.policy.CheckPCRs(pcrs, v.now())\n	if false {", "TestMeasurements"},
 }

@@ -14,8 +14,6 @@ import (
 	"testing"
 )
 
-const module = "github.com/constellation-os/constellation"
-
 // TestNoProgramLinksATestTechnology follows the imports of every main package,
 // for every combination of build tags at once. (V13)
 func TestNoProgramLinksATestTechnology(t *testing.T) {
@@ -26,6 +24,23 @@ func TestNoProgramLinksATestTechnology(t *testing.T) {
 	for _, main := range mains {
 		if path := findTestPackage(imports, main, nil); path != nil {
 			t.Errorf("a program links a package for tests: %s", strings.Join(path, " -> "))
+		}
+	}
+}
+
+// TestEveryProgramIsLookedInto: the Bazel test that looks into programs as built has
+// all that ship. (V13)
+func TestEveryProgramIsLookedInto(t *testing.T) {
+	build, err := os.ReadFile("BUILD.bazel")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, mains := readModule(t)
+	for _, main := range mains {
+		path := strings.TrimPrefix(main, module+"/")
+		ships := strings.HasPrefix(path, "cli/") || strings.HasPrefix(path, "services/")
+		if ships && !strings.Contains(string(build), `"//`+path+`"`) {
+			t.Errorf("BINARIES in attestation/attestationtest/BUILD.bazel lacks //%s", path)
 		}
 	}
 }

@@ -59,7 +59,7 @@ func TestVerifyAnswered(t *testing.T) {
 	}
 
 	otherQuestion, otherPending := challenge(issue(two, b), b)
-	_, otherNonce := challenge(evidence, attestation.Binding{1})
+	oldQuestion, oldPending := challenge(evidence, attestation.Binding{1})
 	// An attacker has a key of its own challenged together with the endorsement key of
 	// its own TPM, and then shows it beside another's.
 	spliced := &spliced{Responder: two, claim: func(m *api.TPM) { m.EndorsementKey, m.EndorsementCertificates = one.ekPublic(), one.certificates }}
@@ -78,7 +78,7 @@ func TestVerifyAnswered(t *testing.T) {
 		{"the secret itself", evidence, b, pending, pending.secret, attestation.ReasonChallenge},
 		{"an answer for a connection", evidence, b, pending, respond(one, attestation.Binding{1}, question), attestation.ReasonChallenge},
 		{"V4: evidence for another nonce", issue(one, attestation.Binding{1}), b, pending, answer, attestation.ReasonBinding},
-		{"V4: a challenge for another nonce", evidence, b, otherNonce, answer, attestation.ReasonChallenge},
+		{"V4: a challenge for another nonce", evidence, b, oldPending, respond(one, b, oldQuestion), attestation.ReasonChallenge},
 		{"V7: a challenge for another TPM", evidence, b, otherPending, respond(two, b, otherQuestion), attestation.ReasonChallenge},
 		{"V7: an attestation key from another TPM", issue(spliced, b), b, otherPending, respond(two, b, otherQuestion), attestation.ReasonChallenge},
 	} {

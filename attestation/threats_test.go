@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attestation_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/constellation-os/constellation/attestation"
+)
+
+// threatRow is one row of the table in docs/attestation.md.
+var threatRow = regexp.MustCompile("(?m)^\\| (V[0-9]+) \\| [^|]+ \\| ([^|]*)\\| `([^`]+)` `(\\w+)(?:/([^`]+))?` \\|$")
+
+// TestEveryThreatHasItsTests: the table names every threat that this room answers to,
+// and only reasons and tests that there are.
+func TestEveryThreatHasItsTests(t *testing.T) {
+	page := readFile(t, "docs/attestation.md")
+	_, section, _ := strings.Cut(page, "\n## Threats and their tests\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	rows := threatRow.FindAllStringSubmatch(section, -1)
+	if lines := strings.Count(section, "\n| V"); len(rows) != lines || lines == 0 {
+		t.Errorf("%d of the table's %d rows are of the right form", len(rows), lines)
+	}
+	var reasons []string
+	for r := range attestation.Reason(64) {
+		reasons = append(reasons, r.String())
+	}
+	var threats []string
+	for _, row := range rows {
+		threats = append(threats, row[1])
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[2], -1) {
+			if !slices.Contains(reasons, m[1]) {
+				t.Errorf("%s: there is no reason %q", row[1], m[1])
+			}
+		}
+		source := readFile(t, row[3])
+		if !strings.Contains(source, "\nfunc "+row[4]+"(") {
+			t.Errorf("%s: %s has no test %s", row[1], row[3], row[4])
+		}
+		if row[5] != "" && !strings.Contains(source, `"`+row[5]+`"`) {
+			t.Errorf("%s: %s of %s has no part %q", row[1], row[4], row[3], row[5])
+		}
+	}
+	want := []string{"V3", "V4", "V5", "V6", "V7", "V8", "V9", "V12", "V13", "V19", "V21", "V22"}
+	if diff := cmp.Diff(want, slices.Compact(threats)); diff != "" {
+		t.Errorf("threats in the table: %s", diff)
+	}
+}
+
+// readFile reads a file of the module.
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("..", path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
