@@ -303,23 +303,3 @@ func TestThousandAtOnce(t *testing.T) {
 	}
 	t.Logf("heap at most %d MiB", heap.Load()>>20)
 }
-
-func BenchmarkMutualHandshake(b *testing.B) {
-	node, join := attestationtest.NewDevice("node"), attestationtest.NewDevice("join")
-	o := Options{QuotesPerSecond: 1e9, QuoteBurst: 1 << 30}
-	c := must(ClientMutual(node, verifiers{attestationtest.Accept(join)}, o))
-	s := must(ServerMutual(join, verifiers{attestationtest.Accept(node)}, o))
-	b.ReportAllocs()
-	for b.Loop() {
-		x, y := net.Pipe()
-		atClient, atServer := start(b.Context(), c, client, x), start(b.Context(), s, server, y)
-		if got := <-atClient; got.err != nil {
-			b.Fatal(got.err)
-		}
-		if got := <-atServer; got.err != nil {
-			b.Fatal(got.err)
-		}
-		x.Close()
-		y.Close()
-	}
-}

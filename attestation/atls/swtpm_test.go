@@ -21,7 +21,7 @@ import (
 )
 
 // machineTPM is a TPM of a machine that booted one kernel, and its issuer.
-func machineTPM(t *testing.T, a *swtpmtest.Authority) *tpm.Issuer {
+func machineTPM(t testing.TB, a *swtpmtest.Authority) *tpm.Issuer {
 	t.Helper()
 	device, digests := swtpmtest.Start(t, a), measurements.Sum([]byte("kernel"))
 	swtpmtest.Extend(t, device, 11, digests)
@@ -35,7 +35,7 @@ func machineTPM(t *testing.T, a *swtpmtest.Authority) *tpm.Issuer {
 }
 
 // kernelPolicy accepts that machine, endorsed by the authority.
-func kernelPolicy(t *testing.T, a *swtpmtest.Authority) verifiers {
+func kernelPolicy(t testing.TB, a *swtpmtest.Authority) verifiers {
 	t.Helper()
 	pcrs := map[int]any{}
 	for _, pcr := range measurements.MandatoryPCRs() {
@@ -101,4 +101,12 @@ func TestSoftwareTPMs(t *testing.T) {
 		wantRefusal(t, "client", c, attestation.ReasonIdentity, false)
 		wantRefusal(t, "server", s, attestation.ReasonIdentity, true)
 	})
+}
+
+// BenchmarkMutualHandshakeOfTPMs has all that a join has but the network.
+func BenchmarkMutualHandshakeOfTPMs(b *testing.B) {
+	a := swtpmtest.NewAuthority(b)
+	node, join := machineTPM(b, a), machineTPM(b, a)
+	accept := kernelPolicy(b, a)
+	benchmarkMutual(b, node, join, accept, accept)
 }

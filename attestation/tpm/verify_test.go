@@ -356,37 +356,3 @@ func FuzzStructures(f *testing.F) {
 		parseChallenge(data)
 	})
 }
-
-func BenchmarkVerify(b *testing.B) {
-	p, c := boot("good"), newCA(b)
-	f := newFake(b, "one", c, p)
-	v := verifier(b, policyOf(b, p, nil, f.identity()))
-	binding := attestation.Binding{1}
-	e, err := f.Issue(b.Context(), binding)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	for b.Loop() { // all but the challenge, which waits for the peer
-		if _, err := v.Verify(b.Context(), e, binding, nil); attestation.ReasonOf(err) != attestation.ReasonChallengeMissing {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkP256(b *testing.B) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		b.Fatal(err)
-	}
-	digest := sha256.Sum256(nil)
-	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
-	if err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		if !ecdsa.VerifyASN1(&key.PublicKey, digest[:], signature) {
-			b.Fatal("not verified")
-		}
-	}
-}

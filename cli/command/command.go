@@ -59,7 +59,14 @@ Exit codes: 0 done or match, 1 compared and different, 2 wrong usage or broken i
   constellation image predict disk.raw
 
   # Does what a machine reported agree? Exit code 1 if not.
-  constellation image compare measurements.json observed.json`,
+  constellation image compare measurements.json observed.json
+
+  # Whom does this policy let in, and is anything wrong with it?
+  constellation policy explain policy.json
+  constellation policy check policy.json
+
+  # Has a machine far away proven what it booted? Exit code 1 if not.
+  constellation evidence verify evidence.json --policy policy.json --nonce $nonce --secret secret.json --response response`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,

@@ -13,14 +13,25 @@ import (
 	"encoding/hex"
 )
 
+// Attributes of keys: that of attestation keys, and of two that prove nothing.
+const (
+	restricted   = "00050472"
+	unrestricted = "00040472"
+	imported     = "00050452"
+)
+
 // forgedWith changes a quote, and signs it by somebody's own key, which has the form
 // of an attestation key, and its name in the quote, but is in no TPM. Offsets of change
 // are those of a TPMS_ATTEST and a TPMT_PUBLIC.
 func forgedWith(change func(*payload)) func(one, two *payload) error {
-	return func(p, _ *payload) error { return forge(p, change) }
+	return forgedBy(restricted, change)
 }
 
-func forge(p *payload, change func(*payload)) error {
+func forgedBy(attributes string, change func(*payload)) func(one, two *payload) error {
+	return func(p, _ *payload) error { return forge(p, attributes, change) }
+}
+
+func forge(p *payload, attributes string, change func(*payload)) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -29,7 +40,7 @@ func forge(p *payload, change func(*payload)) error {
 	if err != nil {
 		return err
 	}
-	template, err := hex.DecodeString("0023000b00050472000000100018000b00030010")
+	template, err := hex.DecodeString("0023000b" + attributes + "000000100018000b00030010")
 	if err != nil {
 		return err
 	}

@@ -76,6 +76,7 @@ var recipeTests = []recipeTest{
 	{name: "V8: dropped", change: tampered["dropped.json"], want: "refused: event-log"},
 	{name: "V8: appended", change: tampered["appended.json"], want: "refused: event-log"},
 	{name: "V8: reordered", change: tampered["reordered.json"], want: "refused: event-log"},
+	{name: "no version", change: func(one, _ *payload) error { one.Version = 0; return nil }, want: "refused: version"},
 	{name: "a changed signature", change: tampered["signature.json"], want: "refused: signature"},
 	{name: "a changed quote", change: tampered["quote.json"], want: "refused: signature"},
 	{name: "a changed register", change: tampered["register.json"], want: "refused: register-digest"},
@@ -86,8 +87,9 @@ var recipeTests = []recipeTest{
 	{name: "V6: a TPM that was resumed", change: forgedWith(func(p *payload) { p.Quote[91] = 1 }), want: "refused: clock"},
 	{name: "V6: a register less", change: forgedWith(func(p *payload) { p.Quote[109] = 0x7f }), want: "refused: selection"},
 	{name: "V6: registers of nowhere", change: forgedWith(func(p *payload) { p.Quote[len(p.Quote)-1] ^= 1 }), want: "refused: register-digest"},
-	{name: "V6: an unrestricted key", change: forgedWith(func(p *payload) { p.AttestationKey[5] ^= 1 }), want: "refused: key"},
-	{name: "V6: a key that was imported", change: forgedWith(func(p *payload) { p.AttestationKey[7] ^= 0x20 }), want: "refused: key"},
+	{name: "V6: an unrestricted key", change: forgedBy(unrestricted, func(*payload) {}), want: "refused: key"},
+	{name: "V6: a key that was imported", change: forgedBy(imported, func(*payload) {}), want: "refused: key"},
+	{name: "V6: a point off the curve", change: forgedWith(func(p *payload) { p.AttestationKey[len(p.AttestationKey)-1] ^= 1 }), want: "refused: malformed"},
 	{name: "V6: an endorsement key that signs", change: forgedWith(func(p *payload) { p.EndorsementKey[5] ^= 4 }), want: "refused: key"},
 }
 

@@ -64,7 +64,7 @@ type part struct {
 }
 
 type payload struct {
-	Version                 int         `json:"version"`
+	Version                 int         `json:"version,omitempty"`
 	AttestationKey          []byte      `json:"attestation_key"`
 	EndorsementKey          []byte      `json:"endorsement_key"`
 	EndorsementCertificates [][]byte    `json:"endorsement_certificates,omitempty"`
