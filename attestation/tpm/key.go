@@ -129,6 +129,9 @@ func parseEndorsementKey(public []byte) (crypto.PublicKey, error) {
 	return nil, attestation.Refuse(attestation.ReasonKey, "the endorsement key is not of template L-1 or L-2")
 }
 
+// nameSize is the length of a name in bytes: the hash's identifier, and the hash.
+const nameSize = 2 + sha256.Size
+
 // name is an object's name by SHA-256 (Part 1, section 16).
 func name(public []byte) []byte {
 	h := sha256.Sum256(public)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"io"
@@ -126,7 +127,7 @@ func ParsePending(data []byte) (*Pending, error) {
 	if f.Version != version {
 		return nil, attestation.Refuse(attestation.ReasonVersion, "pending challenge of version %d, this program reads %d", f.Version, version)
 	}
-	if len(f.Binding) != attestation.BindingSize || len(f.Secret) != secretSize {
+	if len(f.EndorsementKey) != sha256.Size || len(f.AttestationKey) != nameSize || len(f.Binding) != attestation.BindingSize || len(f.Secret) != secretSize {
 		return nil, attestation.Refuse(attestation.ReasonMalformed, "not a pending challenge")
 	}
 	return &Pending{f.EndorsementKey, f.AttestationKey, f.Binding, f.Secret}, nil

@@ -164,6 +164,8 @@ func TestPending(t *testing.T) {
 		"another version":  {change("version", 2), attestation.ReasonVersion},
 		"a short secret":   {change("secret", "ab"), attestation.ReasonMalformed},
 		"no secret":        {change("secret", nil), attestation.ReasonMalformed},
+		"no keys":          {change("endorsement_key", ""), attestation.ReasonMalformed},
+		"a short name":     {change("attestation_key", "000b"), attestation.ReasonMalformed},
 		"a short binding":  {change("binding", "ab"), attestation.ReasonMalformed},
 		"a broken secret":  {change("secret", secret+"x"), attestation.ReasonMalformed},
 	} {
@@ -177,4 +179,29 @@ func TestPending(t *testing.T) {
 			}
 		})
 	}
+}
+
+func FuzzParsePending(f *testing.F) {
+	p := &Pending{endorsementKey: make([]byte, 32), attestationKey: make([]byte, nameSize), binding: make([]byte, attestation.BindingSize), secret: make([]byte, secretSize)}
+	seed, err := p.Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := ParsePending(data)
+		if (p == nil) != (err != nil) || (err != nil && attestation.ReasonOf(err) == attestation.ReasonInternal) {
+			t.Fatalf("got %v, %v", p, err)
+		}
+		if err != nil {
+			return
+		}
+		again, err := p.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if q, err := ParsePending(again); err != nil || !cmp.Equal(p, q, cmp.AllowUnexported(Pending{})) {
+			t.Fatalf("%v is not what was written: %v", q, err)
+		}
+	})
 }
