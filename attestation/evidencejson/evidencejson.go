@@ -45,8 +45,11 @@ type part struct {
 	Payload    json.RawMessage        `json:"payload"`
 }
 
-// Marshal writes evidence whose technologies are all known here.
+// Marshal writes evidence that Parse accepts.
 func Marshal(e *attestation.Evidence) ([]byte, error) {
+	if _, err := e.Marshal(); err != nil { // its limits are those of evidence in any form
+		return nil, err
+	}
 	f := file{Version: attestation.EvidenceVersion}
 	for _, p := range e.Parts {
 		message, err := messageOf(p.Technology)
@@ -95,7 +98,7 @@ func Parse(data []byte) (*attestation.Evidence, error) {
 		}
 		e.Parts = append(e.Parts, attestation.Part{Technology: p.Technology, Payload: payload})
 	}
-	if _, err := e.Marshal(); err != nil { // its limits are those of evidence in any form
+	if _, err := e.Marshal(); err != nil {
 		return nil, err
 	}
 	return e, nil

@@ -84,6 +84,10 @@ func TestMarshalRefuses(t *testing.T) {
 	if _, err := Marshal(attestation.NewEvidence("other", []byte{1})); attestation.ReasonOf(err) != attestation.ReasonTechnology {
 		t.Errorf("another technology: %v", err)
 	}
+	large := payload(t, &api.TPM{EventLog: make([]byte, attestation.MaxEvidenceSize-8)})
+	if _, err := Marshal(attestation.NewEvidence("tpm", large)); attestation.ReasonOf(err) != attestation.ReasonTooLarge {
+		t.Errorf("%d bytes of payload: %v", len(large), err)
+	}
 	if _, err := Marshal(attestation.NewEvidence("tpm", []byte{0xff})); attestation.ReasonOf(err) != attestation.ReasonMalformed {
 		t.Errorf("no message: %v", err)
 	}
