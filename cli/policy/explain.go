@@ -121,7 +121,7 @@ func explainSet(s *accepted.Set) bootable {
 
 func (e *explanation) write(w io.Writer, now time.Time) error {
 	fmt.Fprintf(w, "policy %s\nlets a machine in if all of this holds:\n\n", e.Digest)
-	fmt.Fprintf(w, "1. It proves itself by technology %s, freshly, with a key that cannot leave the device.\n\n", e.Technologies[0])
+	fmt.Fprintf(w, "1. It proves itself by technology %s, freshly, with a key that cannot leave the device.\n\n", names(e.Technologies))
 	fmt.Fprintln(w, "2. Its TPM is one of these:")
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, d := range e.Inventory {
@@ -170,6 +170,14 @@ func (b *bootable) write(w io.Writer, now time.Time) error {
 	}
 	_, err := fmt.Fprintf(w, "     not looked at: PCR %s\n", strings.Join(names, ", "))
 	return err
+}
+
+func names(technologies []attestation.Technology) string {
+	out := make([]string, len(technologies))
+	for i, t := range technologies {
+		out[i] = string(t)
+	}
+	return strings.Join(out, " or ")
 }
 
 // past marks what is over.
