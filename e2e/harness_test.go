@@ -62,18 +62,9 @@ func read(t testing.TB, path string) []byte {
 // predicted computes what a machine must measure, from artifacts alone.
 func predicted(t testing.TB, c machine.Config, firmwareConfig map[string][]byte) *measurements.Prediction {
 	t.Helper()
-	disk, err := os.Open(c.Disk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer disk.Close()
-	info, err := disk.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := predict.Predict(predict.Input{
-		Disk: disk, DiskSize: info.Size(), Machine: c.Shape, FirmwareConfig: firmwareConfig,
-		FirmwareCode: read(t, c.Firmware.Code), FirmwareVariables: read(t, c.Firmware.Vars),
+	p, err := predict.FromFiles(predict.Files{
+		Disk: c.Disk, FirmwareCode: c.Firmware.Code, FirmwareVariables: c.Firmware.Vars, Shape: &c.Shape,
+		AskFirmwareConfig: func(measurements.Machine) (map[string][]byte, error) { return firmwareConfig, nil },
 	})
 	if err != nil {
 		t.Fatal(err)
