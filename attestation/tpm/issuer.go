@@ -41,6 +41,7 @@ type IssuerOptions struct {
 type Issuer struct {
 	options      IssuerOptions
 	certificates [][]byte
+	banks        []uint16 // to quote; they change with a reset of the TPM only
 
 	mu     sync.Mutex
 	tpm    transport.TPM
@@ -71,6 +72,10 @@ func NewIssuer(t transport.TPM, o IssuerOptions) (*Issuer, error) {
 	if i.ak, err = i.createPrimary(attestationTemplate()); err != nil {
 		i.flush(i.ek)
 		return nil, fmt.Errorf("tpm: make the attestation key: %w", err)
+	}
+	if i.banks, err = i.readBanks(); err != nil {
+		i.flush(i.ek, i.ak)
+		return nil, fmt.Errorf("tpm: read which banks there are: %w", err)
 	}
 	certificate, err := i.readCertificate()
 	if err != nil {
@@ -179,10 +184,6 @@ func (i *Issuer) quote(ctx context.Context, b attestation.Binding, m *api.TPM) e
 	if i.closed {
 		return errors.New("the issuer is closed")
 	}
-	banks, err := i.banks()
-	if err != nil {
-		return err
-	}
 	data := qualifyingData(b)
 	for range quoteAttempts {
 		if err := ctx.Err(); err != nil {
@@ -192,13 +193,13 @@ func (i *Issuer) quote(ctx context.Context, b attestation.Binding, m *api.TPM) e
 			SignHandle:     tpm2.AuthHandle{Handle: i.ak.handle, Name: i.ak.name, Auth: tpm2.PasswordAuth(nil)},
 			QualifyingData: tpm2.TPM2BData{Buffer: data[:]},
 			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
-			PCRSelect:      selectAll(banks...),
+			PCRSelect:      selectAll(i.banks...),
 		}.Execute(i.tpm)
 		if err != nil {
 			return err
 		}
 		m.Quote, m.Signature = r.Quoted.Bytes(), tpm2.Marshal(r.Signature)
-		if m.Banks, err = i.read(banks); err != nil {
+		if m.Banks, err = i.read(); err != nil {
 			return err
 		}
 		q, err := parseQuote(m.Quote)
@@ -212,8 +213,8 @@ func (i *Issuer) quote(ctx context.Context, b attestation.Binding, m *api.TPM) e
 	return errors.New("the registers keep changing")
 }
 
-// banks are those of ours that the TPM has.
-func (i *Issuer) banks() ([]uint16, error) {
+// readBanks returns those of ours that the TPM has.
+func (i *Issuer) readBanks() ([]uint16, error) {
 	r, err := tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 1}.Execute(i.tpm)
 	if err != nil {
 		return nil, err
@@ -244,9 +245,9 @@ func selectAll(banks ...uint16) (list tpm2.TPMLPCRSelection) {
 }
 
 // read reads eight registers at a time, the most that one answer holds.
-func (i *Issuer) read(banks []uint16) ([]*api.Bank, error) {
+func (i *Issuer) read() ([]*api.Bank, error) {
 	var out []*api.Bank
-	for _, alg := range banks {
+	for _, alg := range i.banks {
 		b := &api.Bank{Algorithm: uint32(alg)}
 		for _, half := range [][]byte{{0xff, 0, 0}, {0, 0xff, 0}} {
 			r, err := tpm2.PCRRead{PCRSelectionIn: tpm2.TPMLPCRSelection{
