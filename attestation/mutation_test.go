@@ -34,7 +34,7 @@ var mutations = []struct {
 	{"a message has few fields", "decode.go", "*fields > maxFields {", "false {", "TestBombIsNotDecoded"},
 	{"a report binds the key", "composite.go", "KeyBinding(inner.Key)", "b", "TestComposite(Accepts|Refuses)"},
 	{"a policy is complete", "policy/policy.go", "if missing := raw.missing(); missing != nil {", "if missing := raw.missing(); missing != nil && raw.Version == nil {", "TestParseNamesWhatIsMissing"},
-	{"a JSON key is there once", "policy/policy.go", "top[name] {", "false {", "TestParseRefusesText"},
+	{"a JSON key is there once", "../measurements/strictjson/strictjson.go", "if seen[key] {", "if false {", "TestDecodeRefuses"},
 	{"extra data is the binding's", "tpm/quote.go", "!bytes.Equal(q.extraData, want[:])", "want[0] != want[0]", "TestQuoteShapes"},
 	{"magic", "tpm/quote.go", "if magic != generatedValue {", "if false {", "TestQuoteShapes"},
 	{"type", "tpm/quote.go", "if typ != attestQuote {", "if false {", "TestQuoteShapes"},

@@ -9,17 +9,15 @@
 package evidencejson
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/attestation/api"
+	"github.com/constellation-os/constellation/measurements/strictjson"
 )
 
 // MaxSize is the most bytes of a file that Parse accepts: the largest evidence in
@@ -76,13 +74,8 @@ func Parse(data []byte) (*attestation.Evidence, error) {
 		return nil, attestation.Refuse(attestation.ReasonTooLarge, "a file of %d bytes, at most %d", len(data), MaxSize)
 	}
 	var f file
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&f); err != nil {
-		return nil, attestation.Refuse(attestation.ReasonMalformed, "not evidence in JSON: %.200s", err.Error())
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, attestation.Refuse(attestation.ReasonMalformed, "something follows the evidence")
+	if err := strictjson.Decode(data, &f); err != nil {
+		return nil, attestation.Refuse(attestation.ReasonMalformed, "not evidence in JSON: %w", err)
 	}
 	if f.Version != attestation.EvidenceVersion {
 		return nil, attestation.Refuse(attestation.ReasonVersion, "version %d, this program reads %d", f.Version, attestation.EvidenceVersion)

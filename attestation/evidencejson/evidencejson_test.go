@@ -113,6 +113,7 @@ func TestParseRefuses(t *testing.T) {
 		"another version":       {replace(`"version": 1,`, `"version": 2,`), attestation.ReasonVersion},
 		"an unknown field":      {replace(`"parts"`, `"more": 1, "parts"`), attestation.ReasonMalformed},
 		"an unknown field deep": {replace(`"algorithm"`, `"more": 1, "algorithm"`), attestation.ReasonMalformed},
+		"a version twice":       {replace(`"version": 1,`, `"version": 1, "version": 1,`), attestation.ReasonMalformed},
 		"a field twice":         {replace(`"quote"`, `"quote": "", "quote"`), attestation.ReasonMalformed},
 		"another technology":    {replace(`"tpm"`, `"sevsnp"`), attestation.ReasonTechnology},
 		"no parts":              {`{"version": 1, "parts": []}`, attestation.ReasonMalformed},

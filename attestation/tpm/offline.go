@@ -8,11 +8,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
-	"io"
 
 	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/measurements"
+	"github.com/constellation-os/constellation/measurements/strictjson"
 )
 
 // maxPendingSize is the most bytes that a Pending is encoded in.
@@ -116,13 +115,8 @@ func ParsePending(data []byte) (*Pending, error) {
 		return nil, attestation.Refuse(attestation.ReasonTooLarge, "a pending challenge of %d bytes, at most %d", len(data), maxPendingSize)
 	}
 	var f pendingFile
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if dec.Decode(&f) != nil {
+	if strictjson.Decode(data, &f) != nil {
 		return nil, attestation.Refuse(attestation.ReasonMalformed, "not a pending challenge")
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, attestation.Refuse(attestation.ReasonMalformed, "something follows the pending challenge")
 	}
 	if f.Version != version {
 		return nil, attestation.Refuse(attestation.ReasonVersion, "pending challenge of version %d, this program reads %d", f.Version, version)
