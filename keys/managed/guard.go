@@ -47,6 +47,7 @@ type guard struct {
 
 	mu       sync.Mutex
 	failures int       // in a row
+	failure  error     // the last of them
 	until    time.Time // left alone until then
 	probing  bool      // one attempt is finding out
 }
@@ -60,11 +61,17 @@ func call[T any](ctx context.Context, g *guard, operation string, discard func(T
 	ctx, cancel := context.WithTimeout(ctx, g.limits.Total)
 	defer cancel()
 	pause := g.limits.FirstPause
+	var last error
 	for {
 		out, err := try(ctx, g, operation, discard, f)
+		if err != nil && ctx.Err() != nil && last != nil {
+			// An attempt that had no time left says less than the one before.
+			err = last
+		}
 		if err == nil || !retryable(err) || ctx.Err() != nil {
 			return out, wrapOperation(operation, err)
 		}
+		last = err
 		// Half of the pause is random, so that callers do not come back all at once.
 		timer := time.NewTimer(pause/2 + rand.N(pause/2+1))
 		select {
@@ -163,7 +170,7 @@ func (g *guard) slot(ctx context.Context, probe bool) error {
 	default:
 	}
 	if probe {
-		return &keys.Error{Class: keys.ClassUnreachable, Err: errOpen}
+		return keys.Errorf(keys.ClassUnreachable, "%w; the calls that hang still hang", errOpen)
 	}
 	select {
 	case g.slots <- struct{}{}:
@@ -181,7 +188,7 @@ func (g *guard) enter() (probe bool, err error) {
 		return false, nil
 	}
 	if g.probing || time.Now().Before(g.until) {
-		return false, &keys.Error{Class: keys.ClassUnreachable, Err: errOpen}
+		return false, keys.Errorf(keys.ClassUnreachable, "%w; at last: %w", errOpen, g.failure)
 	}
 	g.probing = true
 	return true, nil
@@ -199,6 +206,7 @@ func (g *guard) leave(probe, brokenOff bool, err error) {
 	case brokenOff:
 	case class == keys.ClassUnreachable || class == keys.ClassTimeout:
 		g.failures++
+		g.failure = err
 		g.until = time.Now().Add(g.limits.Cooldown)
 	default:
 		// An answer, even a refusal, shows that somebody is there.

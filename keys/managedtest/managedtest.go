@@ -34,6 +34,11 @@ type KMS struct {
 func NewKMS() *KMS {
 	key := make([]byte, 32)
 	rand.Read(key)
+	return NewKMSWithKey(key)
+}
+
+// NewKMSWithKey makes a KMS with a given AES key.
+func NewKMSWithKey(key []byte) *KMS {
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		panic(err)
