@@ -79,6 +79,13 @@ func (c *Cluster) PKI() *PKI { return c.pki }
 // StartAPIServer starts kube-apiserver and waits until it is ready.
 func (c *Cluster) StartAPIServer(t testing.TB) {
 	t.Helper()
+	c.LaunchAPIServer(t)
+	waitFor(t, "kube-apiserver", func() error { return c.Do(t.Context(), http.MethodGet, "/readyz", nil, nil) })
+}
+
+// LaunchAPIServer starts kube-apiserver and does not wait.
+func (c *Cluster) LaunchAPIServer(t testing.TB) {
+	t.Helper()
 	args := append([]string{
 		"--etcd-servers", c.etcdURL, "--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(c.port),
 		"--tls-cert-file", c.pki.ServerCertFile, "--tls-private-key-file", c.pki.ServerKeyFile, "--client-ca-file", c.pki.CAFile,
@@ -87,7 +94,18 @@ func (c *Cluster) StartAPIServer(t testing.TB) {
 		"--service-cluster-ip-range", "10.96.0.0/24", "--endpoint-reconciler-type", "none", "--profiling=false",
 	}, c.flags...)
 	c.api = run(t, "kube-apiserver", program(t, "CONSTELLATION_KUBE_APISERVER"), args...)
-	waitFor(t, "kube-apiserver", func() error { return c.Do(t.Context(), http.MethodGet, "/readyz", nil, nil) })
+}
+
+// WaitForLog waits until kube-apiserver has written a text.
+func (c *Cluster) WaitForLog(t testing.TB, text string) {
+	t.Helper()
+	waitFor(t, "kube-apiserver's log of "+text, func() error {
+		data, err := os.ReadFile(c.api.log)
+		if err == nil && !bytes.Contains(data, []byte(text)) {
+			err = fmt.Errorf("not in %d bytes of log", len(data))
+		}
+		return err
+	})
 }
 
 // StopAPIServer ends kube-apiserver at once.
@@ -253,6 +271,7 @@ func waitFor(t testing.TB, what string, check func() error) {
 
 type process struct {
 	cmd  *exec.Cmd
+	log  string
 	done chan struct{}
 }
 
@@ -274,7 +293,7 @@ func run(t testing.TB, name, path string, args ...string) *process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd, make(chan struct{})}
+	p := &process{cmd, log.Name(), make(chan struct{})}
 	go func() {
 		cmd.Wait()
 		close(p.done)
@@ -287,4 +306,33 @@ func run(t testing.TB, name, path string, args ...string) *process {
 		log.Close()
 	})
 	return p
+}
+
+// Kubeconfig writes one for a client with a token.
+func (c *Cluster) Kubeconfig(t testing.TB, token string) string {
+	t.Helper()
+	config := map[string]any{
+		"apiVersion": "v1", "kind": "Config", "current-context": "test",
+		"contexts": []any{map[string]any{"name": "test", "context": map[string]any{"cluster": "test", "user": "test"}}},
+		"clusters": []any{map[string]any{"name": "test", "cluster": map[string]any{"server": c.Admin.Host, "certificate-authority": c.pki.CAFile}}},
+		"users":    []any{map[string]any{"name": "test", "user": map[string]any{"token": token}}},
+	}
+	data, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// BindClusterRole gives a service account a role of the cluster.
+func (c *Cluster) BindClusterRole(t testing.TB, role, namespace, name string) {
+	t.Helper()
+	binding := Named(namespace + "-" + name + "-" + strings.ReplaceAll(role, ":", "-"))
+	binding["roleRef"] = map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}
+	binding["subjects"] = []any{map[string]any{"kind": "ServiceAccount", "name": name, "namespace": namespace}}
+	c.Create(t, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
 }

@@ -3,11 +3,7 @@
 package keyservice
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/constellation-os/constellation/keys"
 	"github.com/constellation-os/constellation/keys/mode"
@@ -15,9 +11,6 @@ import (
 
 // DefaultAudience is what callers' tokens are made for.
 const DefaultAudience = "constellation-keyservice"
-
-// maxConfig is the size of a configuration file.
-const maxConfig = 256 << 10
 
 // Config is KeyService's configuration file, JSON. Nothing in it is secret.
 type Config struct {
@@ -40,7 +33,7 @@ type Config struct {
 // LoadConfig reads and checks a configuration file.
 func LoadConfig(path string) (*Config, error) {
 	c := Config{Audience: DefaultAudience, Limits: DefaultLimits()}
-	if err := readJSON(path, &c); err != nil {
+	if err := mode.ReadFile(path, &c); err != nil {
 		return nil, err
 	}
 	if err := c.check(); err != nil {
@@ -65,29 +58,4 @@ func (c *Config) check() error {
 		return err
 	}
 	return c.Config.Check()
-}
-
-// readJSON reads a file strictly.
-func readJSON(path string, into any) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil {
-		return err
-	}
-	if len(data) > maxConfig {
-		return keys.Errorf(keys.ClassInvalid, "%s: more than %d bytes", path, maxConfig)
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return keys.Errorf(keys.ClassInvalid, "%s: %w", path, err)
-	}
-	if len(bytes.TrimSpace(data[dec.InputOffset():])) != 0 {
-		return keys.Errorf(keys.ClassInvalid, "%s: something follows the configuration", path)
-	}
-	return nil
 }
