@@ -80,14 +80,19 @@ func (c *Cluster) PKI() *PKI { return c.pki }
 func (c *Cluster) StartAPIServer(t testing.TB) {
 	t.Helper()
 	c.LaunchAPIServer(t)
-	waitFor(t, "kube-apiserver", func() error { return c.Do(t.Context(), http.MethodGet, "/readyz", nil, nil) })
+	waitFor(t, "kube-apiserver", func() error {
+		if c.api.ended() {
+			t.Fatal("kube-apiserver ended")
+		}
+		return c.Do(t.Context(), http.MethodGet, "/readyz", nil, nil)
+	})
 }
 
 // LaunchAPIServer starts kube-apiserver and does not wait.
 func (c *Cluster) LaunchAPIServer(t testing.TB) {
 	t.Helper()
 	args := append([]string{
-		"--etcd-servers", c.etcdURL, "--bind-address", "127.0.0.1", "--secure-port", fmt.Sprint(c.port),
+		"--etcd-servers", c.etcdURL, "--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1", "--secure-port", fmt.Sprint(c.port),
 		"--tls-cert-file", c.pki.ServerCertFile, "--tls-private-key-file", c.pki.ServerKeyFile, "--client-ca-file", c.pki.CAFile,
 		"--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", c.pki.TokenKeyFile,
 		"--service-account-signing-key-file", c.pki.TokenKeyFile, "--authorization-mode", "RBAC",
@@ -273,6 +278,15 @@ type process struct {
 	cmd  *exec.Cmd
 	log  string
 	done chan struct{}
+}
+
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
 }
 
 func (p *process) stop(s os.Signal) {
