@@ -66,7 +66,10 @@ Exit codes: 0 done or match, 1 compared and different, 2 wrong usage or broken i
   constellation policy check policy.json
 
   # Has a machine far away proven what it booted? Exit code 1 if not.
-  constellation evidence verify evidence.json --policy policy.json --nonce $nonce --secret secret.json --response response`,
+  constellation evidence verify evidence.json --policy policy.json --nonce $nonce --secret secret.json --response response
+
+  # Make the master secret of a new cluster.
+  constellation keys generate`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,

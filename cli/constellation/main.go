@@ -12,12 +12,13 @@ import (
 	"github.com/constellation-os/constellation/cli/command"
 	"github.com/constellation-os/constellation/cli/evidence"
 	"github.com/constellation-os/constellation/cli/image"
+	"github.com/constellation-os/constellation/cli/keys"
 	"github.com/constellation-os/constellation/cli/policy"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := command.Run(ctx, command.New(image.Command(), evidence.Command(), policy.Command()), os.Args[1:], os.Stdout, os.Stderr)
+	code := command.Run(ctx, command.New(image.Command(), keys.Command(), evidence.Command(), policy.Command()), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }

@@ -35,7 +35,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Attempt: 3 * time.Second, Total: 10 * time.Second, Concurrent: 16,
-		Failures: 5, Cooldown: 5 * time.Second,
+		Failures: 10, Cooldown: 5 * time.Second,
 		FirstPause: 50 * time.Millisecond, LastPause: time.Second,
 	}
 }
