@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,7 +49,12 @@ func TestGracefulShutdown(t *testing.T) {
 	<-asked
 	stopped := make(chan error)
 	go func() { stopped <- f.stop() }()
-	for f.ready.Load() {
+	for {
+		conn, err := net.Dial("tcp", f.Address())
+		if err != nil {
+			break
+		}
+		conn.Close()
 		time.Sleep(time.Millisecond)
 	}
 	_, err := f.connect(t).GetDataKey(as(t.Context(), "join"), request())
