@@ -349,7 +349,14 @@ func TestCache(t *testing.T) {
 func TestCallerLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kms, store := managedtest.NewKMS(), managedtest.NewStore()
-		kms.Fault = func(context.Context, string) error { time.Sleep(time.Second); return nil }
+		kms.Fault = func(ctx context.Context, _ string) error {
+			select {
+			case <-time.After(time.Second):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 		s := source(t, store, kms)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()

@@ -139,6 +139,27 @@ func TestProvider(t *testing.T) {
 	}
 }
 
+// TestClustersShareAKMS and yet cannot read each other's Secrets.
+func TestClustersShareAKMS(t *testing.T) {
+	keks := map[keys.Version]managed.KMS{1: managedtest.NewKMS()}
+	one, other := Managed(bytes.Repeat([]byte("salt"), 8), keks), Managed(bytes.Repeat([]byte("pepp"), 8), keks)
+	ciphertext, keyID, err := one.Encrypt(t.Context(), []byte("seed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = other.Decrypt(t.Context(), keyID, ciphertext)
+	if keys.ClassOf(err) != keys.ClassWrongKey || !strings.Contains(err.Error(), "encrypted for another cluster") {
+		t.Errorf("by its name: %v", err)
+	}
+	name, err := other.Newest(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = other.Decrypt(t.Context(), name, ciphertext); keys.ClassOf(err) != keys.ClassWrongKey {
+		t.Errorf("under our own name: %v", err)
+	}
+}
+
 func TestKMSDown(t *testing.T) {
 	kms := managedtest.NewKMS()
 	kms.Fault = func(context.Context, string) error { return keys.Errorf(keys.ClassUnreachable, "down") }
