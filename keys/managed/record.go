@@ -3,7 +3,6 @@
 package managed
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
@@ -11,6 +10,7 @@ import (
 	"fmt"
 
 	"github.com/constellation-os/constellation/keys"
+	"github.com/constellation-os/constellation/measurements/strictjson"
 )
 
 // RecordFormat names the format of stored records.
@@ -41,13 +41,11 @@ func ParseRecord(data []byte) (*Record, error) {
 		return nil, keys.Errorf(keys.ClassCorrupted, "a record of more than %d bytes", MaxRecordSize)
 	}
 	var r Record
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&r); err != nil || r.Format != RecordFormat {
-		return nil, keys.Errorf(keys.ClassCorrupted, "not a record of format %s", RecordFormat)
+	if err := strictjson.Decode(data, &r); err != nil {
+		return nil, keys.Errorf(keys.ClassCorrupted, "not a record: %w", err)
 	}
-	if len(bytes.TrimSpace(data[dec.InputOffset():])) != 0 {
-		return nil, keys.Errorf(keys.ClassCorrupted, "something follows the record")
+	if r.Format != RecordFormat {
+		return nil, keys.Errorf(keys.ClassCorrupted, "not a record of format %s", RecordFormat)
 	}
 	if r.KEK == 0 || len(r.Wrapped) == 0 || len(r.Wrapped) > MaxWrapped {
 		return nil, keys.Errorf(keys.ClassCorrupted, "a record without a key encryption key or with a wrapped key of %d bytes", len(r.Wrapped))

@@ -3,12 +3,11 @@
 package mode
 
 import (
-	"bytes"
-	"encoding/json"
 	"io"
 	"os"
 
 	"github.com/constellation-os/constellation/keys"
+	"github.com/constellation-os/constellation/measurements/strictjson"
 )
 
 // maxConfig is the size of a configuration file in bytes.
@@ -29,13 +28,8 @@ func ReadFile(path string, into any) error {
 	if len(data) > maxConfig {
 		return keys.Errorf(keys.ClassInvalid, "%s: more than %d bytes", path, maxConfig)
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
+	if err := strictjson.Decode(data, into); err != nil {
 		return keys.Errorf(keys.ClassInvalid, "%s: %w", path, err)
-	}
-	if len(bytes.TrimSpace(data[dec.InputOffset():])) != 0 {
-		return keys.Errorf(keys.ClassInvalid, "%s: something follows the configuration", path)
 	}
 	return nil
 }

@@ -217,7 +217,7 @@ func TestLoadConfig(t *testing.T) {
 		t.Error(err)
 	}
 	for text, says := range map[string]string{
-		``:                            "EOF",
+		``:                            "ends early",
 		`{"socket": "x.sock"}`:        "not an absolute path",
 		`{"socket": "/x"}`:            "exactly one of",
 		`{"socket": "/x", "sock": 1}`: `unknown field "sock"`,
