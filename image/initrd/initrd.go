@@ -16,6 +16,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/constellation-os/constellation/image/initrd/cpio"
 	"github.com/constellation-os/constellation/image/initrd/layout"
 	"github.com/constellation-os/constellation/image/kernelmodule"
 )
@@ -33,26 +34,26 @@ type Part struct {
 
 // Build returns the compressed archive and what it is made of.
 func Build(init []byte, modules []kernelmodule.Module) ([]byte, []Part, error) {
-	entries := []entry{
-		{path: layout.InitPath, mode: modeRegular | 0o755, content: init},
+	entries := []cpio.Entry{
+		{Path: layout.InitPath, Mode: cpio.Regular | 0o755, Content: init},
 		// Mount points. The kernel has no devtmpfs on an initial root by itself.
-		{path: "dev", mode: modeDirectory | 0o755},
-		{path: "proc", mode: modeDirectory | 0o755},
-		{path: "sys", mode: modeDirectory | 0o755},
-		{path: layout.Root, mode: modeDirectory | 0o755},
-		{path: layout.ModuleDirectory, mode: modeDirectory | 0o755},
+		{Path: "dev", Mode: cpio.Directory | 0o755},
+		{Path: "proc", Mode: cpio.Directory | 0o755},
+		{Path: "sys", Mode: cpio.Directory | 0o755},
+		{Path: layout.Root, Mode: cpio.Directory | 0o755},
+		{Path: layout.ModuleDirectory, Mode: cpio.Directory | 0o755},
 	}
 	var list strings.Builder
 	for _, module := range modules {
 		name := path.Base(module.Path)
-		entries = append(entries, entry{
-			path: path.Join(layout.ModuleDirectory, name), mode: modeRegular | 0o644, content: module.Content,
+		entries = append(entries, cpio.Entry{
+			Path: path.Join(layout.ModuleDirectory, name), Mode: cpio.Regular | 0o644, Content: module.Content,
 		})
 		list.WriteString(name + "\n")
 	}
-	entries = append(entries, entry{path: layout.ModuleList, mode: modeRegular | 0o644, content: []byte(list.String())})
+	entries = append(entries, cpio.Entry{Path: layout.ModuleList, Mode: cpio.Regular | 0o644, Content: []byte(list.String())})
 
-	archive, err := writeCPIO(entries)
+	archive, err := cpio.Write(entries)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -64,8 +65,8 @@ func Build(init []byte, modules []kernelmodule.Module) ([]byte, []Part, error) {
 	defer compress.Close()
 	var parts []Part
 	for _, e := range entries {
-		if len(e.content) > 0 {
-			parts = append(parts, Part{Path: e.path, Size: len(e.content), Compressed: len(compress.EncodeAll(e.content, nil))})
+		if len(e.Content) > 0 {
+			parts = append(parts, Part{Path: e.Path, Size: len(e.Content), Compressed: len(compress.EncodeAll(e.Content, nil))})
 		}
 	}
 	return compress.EncodeAll(archive, nil), parts, nil

@@ -8,9 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 
-	"github.com/constellation-os/constellation/image/deb"
 	"github.com/constellation-os/constellation/image/initrd"
 	"github.com/constellation-os/constellation/image/kernelmodule"
 )
@@ -42,7 +40,11 @@ func run(initPath, kernelPath, modulesPath, out, partsPath string) error {
 		return err
 	}
 	defer kernel.Close()
-	modules, err := collect(kernel, kernelmodule.ParseList(string(list)))
+	contents, err := initrd.ReadKernel(kernel)
+	if err != nil {
+		return fmt.Errorf("%s: %w", kernelPath, err)
+	}
+	modules, err := contents.Modules(kernelmodule.ParseList(string(list)))
 	if err != nil {
 		return err
 	}
@@ -58,32 +60,4 @@ func run(initPath, kernelPath, modulesPath, out, partsPath string) error {
 		return err
 	}
 	return os.WriteFile(out, archive, 0o644)
-}
-
-// collect reads the wanted modules and their dependencies from the kernel's package, in loading order.
-func collect(kernel *os.File, wanted []string) ([]kernelmodule.Module, error) {
-	packed := map[string]deb.File{}
-	builtin := map[string]bool{}
-	keep := func(path string) bool {
-		_, isModule := kernelmodule.NameOf(path)
-		return isModule || strings.HasSuffix(path, "/modules.builtin")
-	}
-	err := deb.Read(kernel, keep, func(file deb.File) error {
-		if name, ok := kernelmodule.NameOf(file.Path); ok {
-			packed[name] = file
-		} else {
-			builtin = kernelmodule.Builtin(file.Content)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return kernelmodule.LoadOrder(wanted, func(name string) (kernelmodule.Module, error) {
-		file, ok := packed[name]
-		if !ok {
-			return kernelmodule.Module{}, fmt.Errorf("the kernel package has no module %s", name)
-		}
-		return kernelmodule.Parse(file.Path, file.Content)
-	}, builtin)
 }

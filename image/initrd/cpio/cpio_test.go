@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package initrd
+package cpio
 
 import (
 	"strings"
 	"testing"
 )
 
-func TestWriteCPIO(t *testing.T) {
-	got, err := writeCPIO([]entry{
-		{path: "dir/file", mode: modeRegular | 0o644, content: []byte("hello")},
-		{path: "dir", mode: modeDirectory | 0o755},
+func TestWrite(t *testing.T) {
+	got, err := Write([]Entry{
+		{Path: "dir/file", Mode: Regular | 0o644, Content: []byte("hello")},
+		{Path: "dir", Mode: Directory | 0o755},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -27,19 +27,19 @@ func TestWriteCPIO(t *testing.T) {
 	}
 }
 
-func TestWriteCPIORefuses(t *testing.T) {
+func TestWriteRefuses(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		entries []entry
+		entries []Entry
 	}{
-		{"absolute path", []entry{{path: "/init"}}},
-		{"path above the root", []entry{{path: "../init"}}},
-		{"path that is not clean", []entry{{path: "dir/"}}},
-		{"no path", []entry{{}}},
-		{"same path twice", []entry{{path: "init"}, {path: "init"}}},
+		{"absolute path", []Entry{{Path: "/init"}}},
+		{"path above the root", []Entry{{Path: "../init"}}},
+		{"path that is not clean", []Entry{{Path: "dir/"}}},
+		{"no path", []Entry{{}}},
+		{"same path twice", []Entry{{Path: "init"}, {Path: "init"}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if _, err := writeCPIO(test.entries); err == nil {
+			if _, err := Write(test.entries); err == nil {
 				t.Error("is accepted")
 			}
 		})
