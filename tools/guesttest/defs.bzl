@@ -77,6 +77,7 @@ def _guest_test_impl(ctx):
         kernel = info.kernel.short_path,
         archive = info.archive.short_path,
         binary = binary.short_path,
+        package = test.label.package,
         runfiles = [file.short_path for file in files],
         disks = [struct(name = name, size = size) for name, size in ctx.attr.disks.items()],
         memory = ctx.attr.memory,

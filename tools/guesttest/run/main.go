@@ -31,6 +31,8 @@ type config struct {
 	Binary  string `json:"binary"`
 	// Runfiles are the test's files: paths relative to the main repository's runfiles.
 	Runfiles []string `json:"runfiles"`
+	// Package is the test's folder, which it runs in, relative to the same.
+	Package string `json:"package"`
 	// Disks are scratch disks: name and size.
 	Disks  []disk `json:"disks"`
 	Memory int    `json:"memory"` // MiB
@@ -107,7 +109,7 @@ func configure() (*config, error) {
 	})
 	flag.Parse()
 	if guest == "" || flag.NArg() == 0 {
-		return nil, errors.New("usage: run -guest FOLDER [-disk NAME=SIZE]... TEST [ARGUMENT]...")
+		return nil, errors.New("run it as: run -guest FOLDER [-disk NAME=SIZE] TEST ARGUMENTS")
 	}
 	c.Kernel, c.Archive = filepath.Join(guest, "vmlinux"), filepath.Join(guest, "guest.cpio")
 	c.Binary, c.args = flag.Arg(0), flag.Args()[1:]

@@ -48,7 +48,7 @@ func (c *config) pack(to string) (returns, error) {
 	if err := addFile(tree, wire.BinaryPath, c.Binary); err != nil {
 		return nil, err
 	}
-	directory(tree, c.folder[1:])
+	directory(tree, path.Join(wire.Runfiles, "_main", c.Package))
 	for _, name := range c.Runfiles {
 		if err := addFile(tree, path.Join(wire.Runfiles, "_main", name), filepath.Join(c.root, name)); err != nil {
 			return nil, err
