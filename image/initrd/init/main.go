@@ -30,7 +30,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/constellation-os/constellation/image/initrd/devicemapper"
+	"github.com/constellation-os/constellation/disk/devicemapper"
 	"github.com/constellation-os/constellation/image/initrd/layout"
 	"github.com/constellation-os/constellation/image/verity"
 	"github.com/constellation-os/constellation/measurements/gpt"

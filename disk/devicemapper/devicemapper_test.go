@@ -12,7 +12,7 @@ import (
 
 func TestLoadRequest(t *testing.T) {
 	table := Table{Name: "root", UUID: "CRYPT-VERITY-x", Sectors: 0x1234, Target: "verity", Parameters: "1 254:2"}
-	got, err := newLoad(table)
+	got, err := newLoad(table, flagReadOnly)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,7 +21,7 @@ func TestLoadRequest(t *testing.T) {
 	want[12], want[13] = 0x68, 0x01       // 360 bytes in all
 	want[16], want[17] = 0x38, 0x01       // the target begins after 312
 	want[20] = 1                          // one target
-	want[28] = 1                          // read-only
+	want[28], want[29] = 1, 0x80          // read-only, and the kernel wipes its copy
 	copy(want[48:], "root")               // and no UUID: a device is named either way
 	want[312+8], want[312+9] = 0x34, 0x12 // its length in sectors
 	want[312+20] = 48                     // the next target would begin after 48
@@ -44,7 +44,7 @@ func TestRequestRefuses(t *testing.T) {
 		{"long target", Table{Name: "n", Target: strings.Repeat("t", 16)}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if _, err := newLoad(test.table); err == nil {
+			if _, err := newLoad(test.table, 0); err == nil {
 				t.Error("is accepted")
 			}
 		})

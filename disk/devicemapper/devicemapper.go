@@ -2,9 +2,10 @@
 
 //go:build linux
 
-// Package devicemapper creates a device-mapper device of one target through /dev/mapper/control.
+// Package devicemapper makes, describes and removes device-mapper devices of one target through /dev/mapper/control.
 //
-// It exists so that the initrd needs neither libdevmapper nor veritysetup. It speaks version 4 of the interface in
+// It exists so that the initrd needs neither libdevmapper nor veritysetup, and so that the table of the state disk is
+// composed from checked values by the code that checked them. It speaks version 4 of the interface in
 // linux/dm-ioctl.h and only what is needed to bring one table live.
 //
 // Trust boundary: the kernel is trusted; the table comes from the caller, who must have composed it from measured
@@ -12,6 +13,7 @@
 package devicemapper
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -51,7 +53,11 @@ const (
 
 	versionMajor = 4
 
-	flagReadOnly = 1 << 0
+	flagReadOnly   = 1 << 0
+	flagSecureData = 1 << 15 // the kernel wipes its copy of the request
+
+	// answerSize has room for the status of one target.
+	answerSize = 4096
 )
 
 // ioctl numbers: _IOWR(0xfd, command, struct dm_ioctl).
@@ -60,17 +66,27 @@ const (
 	requestRemove  = 3<<30 | headerSize<<16 | 0xfd<<8 | 4
 	requestSuspend = 3<<30 | headerSize<<16 | 0xfd<<8 | 6
 	requestLoad    = 3<<30 | headerSize<<16 | 0xfd<<8 | 9
+	requestStatus  = 3<<30 | headerSize<<16 | 0xfd<<8 | 12
 )
 
 // CreateReadOnly makes the device, loads the table and resumes it. It returns the device's number as major and minor.
 func CreateReadOnly(table Table) (major, minor uint32, err error) {
-	control, err := os.OpenFile("/dev/mapper/control", os.O_RDWR, 0)
+	return create(table, flagReadOnly)
+}
+
+// Create is CreateReadOnly for a device that can be written.
+func Create(table Table) (major, minor uint32, err error) {
+	return create(table, 0)
+}
+
+func create(table Table, flags uint32) (major, minor uint32, err error) {
+	control, err := openControl()
 	if err != nil {
-		return 0, 0, fmt.Errorf("open device mapper: %w", err)
+		return 0, 0, err
 	}
 	defer control.Close()
 
-	header, err := newHeader(table, flagReadOnly)
+	header, err := newHeader(table, flags)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -80,16 +96,17 @@ func CreateReadOnly(table Table) (major, minor uint32, err error) {
 	}
 	device := binary.NativeEndian.Uint64(header[offsetDevice:])
 
-	load, err := newLoad(table)
+	load, err := newLoad(table, flags)
 	if err != nil {
 		return 0, 0, err
 	}
+	defer clear(load)
 	if err := call(control, requestLoad, load); err != nil {
 		remove(control, table)
 		return 0, 0, fmt.Errorf("load %s table of device %s: %w", table.Target, table.Name, err)
 	}
 	// Suspending without the suspend flag is how a loaded table is made live.
-	header, err = newHeader(table, flagReadOnly)
+	header, err = newHeader(table, flags)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -98,6 +115,76 @@ func CreateReadOnly(table Table) (major, minor uint32, err error) {
 		return 0, 0, fmt.Errorf("resume device %s: %w", table.Name, err)
 	}
 	return unix.Major(device), unix.Minor(device), nil
+}
+
+// Remove takes a device away. It fails with [unix.EBUSY] while the device is used, and with [unix.ENXIO] if there is
+// none.
+func Remove(name string) error {
+	control, err := openControl()
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+	header, err := newHeader(Table{Name: name}, 0)
+	if err != nil {
+		return err
+	}
+	if err := call(control, requestRemove, header); err != nil {
+		return fmt.Errorf("remove device %s: %w", name, err)
+	}
+	return nil
+}
+
+// State is what is known of a device.
+type State struct {
+	UUID         string
+	Major, Minor uint32
+	// Sectors is the device's size in units of 512 bytes.
+	Sectors uint64
+	// Status is what the target says of itself.
+	Status string
+}
+
+// Inspect returns a device's state. It fails with [unix.ENXIO] if there is no such device.
+func Inspect(name string) (State, error) {
+	control, err := openControl()
+	if err != nil {
+		return State{}, err
+	}
+	defer control.Close()
+	header, err := newHeader(Table{Name: name}, 0)
+	if err != nil {
+		return State{}, err
+	}
+	answer := append(header, make([]byte, answerSize)...)
+	binary.NativeEndian.PutUint32(answer[offsetDataSize:], uint32(len(answer)))
+	if err := call(control, requestStatus, answer); err != nil {
+		return State{}, fmt.Errorf("ask for the state of device %s: %w", name, err)
+	}
+	return parseState(answer), nil
+}
+
+// parseState decodes the kernel's answer: struct dm_ioctl, and one struct dm_target_spec with the status as text.
+func parseState(answer []byte) State {
+	device := binary.NativeEndian.Uint64(answer[offsetDevice:])
+	uuid, _, _ := bytes.Cut(answer[offsetUUID:offsetUUID+uuidSize], []byte{0})
+	state := State{UUID: string(uuid), Major: unix.Major(device), Minor: unix.Minor(device)}
+	start := uint64(binary.NativeEndian.Uint32(answer[offsetDataStart:]))
+	if binary.NativeEndian.Uint32(answer[offsetTargetCount:]) == 0 || start+specSize > uint64(len(answer)) {
+		return state
+	}
+	spec := answer[start:]
+	text, _, _ := bytes.Cut(spec[specSize:], []byte{0})
+	state.Sectors, state.Status = binary.NativeEndian.Uint64(spec[8:]), string(text)
+	return state
+}
+
+func openControl() (*os.File, error) {
+	control, err := os.OpenFile("/dev/mapper/control", os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open device mapper: %w", err)
+	}
+	return control, nil
 }
 
 // remove takes a half-made device away. Its failure adds nothing to the error that the caller already reports.
@@ -123,11 +210,11 @@ func newHeader(table Table, flags uint32) ([]byte, error) {
 }
 
 // newLoad encodes struct dm_ioctl followed by one struct dm_target_spec and its parameters.
-func newLoad(table Table) ([]byte, error) {
+func newLoad(table Table, flags uint32) ([]byte, error) {
 	if table.Target == "" || len(table.Target) > 15 {
 		return nil, fmt.Errorf("target name %q has a wrong length", table.Target)
 	}
-	request, err := newHeader(table, flagReadOnly)
+	request, err := newHeader(table, flags|flagSecureData)
 	if err != nil {
 		return nil, err
 	}
