@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build guest
+
+package disk
+
+import (
+	"bytes"
+	"crypto/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/constellation-os/constellation/tools/guesttest"
+)
+
+func scratch(t testing.TB, name string) string {
+	t.Helper()
+	path, err := guesttest.Disk(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func newKey() []byte {
+	key := make([]byte, KeySize)
+	rand.Read(key)
+	return key
+}
+
+// formatted formats a disk and returns its key and name.
+func formatted(t testing.TB, path string) (key []byte, uuid string) {
+	t.Helper()
+	key, uuid = newKey(), NewUUID()
+	if err := Format(t.Context(), path, FormatOptions{UUID: uuid, Key: key, Take: true}); err != nil {
+		t.Fatal(err)
+	}
+	return key, uuid
+}
+
+func opened(t testing.TB, path string, key []byte, w Witness) *Volume {
+	t.Helper()
+	volume, err := Open(t.Context(), path, key, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return volume
+}
+
+func mount(t testing.TB, volume *Volume) (folder string, unmount func()) {
+	t.Helper()
+	folder = t.TempDir()
+	if err := unix.Mount(volume.Device, folder, "ext4", unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
+		t.Fatal(err)
+	}
+	return folder, func() {
+		if err := unix.Unmount(folder, 0); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func closed(t testing.TB, volume *Volume) {
+	t.Helper()
+	if err := volume.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFormatOpenKeepsData(t *testing.T) {
+	path := scratch(t, "large")
+	begin := time.Now()
+	key, uuid := formatted(t, path)
+	t.Logf("format took %v", time.Since(begin))
+	begin = time.Now()
+	volume := opened(t, path, key, Unwitnessed())
+	folder, unmount := mount(t, volume)
+	t.Logf("open and mount took %v: %+v", time.Since(begin), volume)
+	content := make([]byte, 3<<20)
+	rand.Read(content)
+	if err := os.WriteFile(filepath.Join(folder, "file"), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if current, err := Current(); err != nil || *current != *volume {
+		t.Errorf("the open volume is %+v, %v", current, err)
+	}
+	if _, err := Open(t.Context(), path, key, Unwitnessed()); err != ErrActive {
+		t.Errorf("opening twice: %v", err)
+	}
+	unmount()
+	closed(t, volume)
+	if current, err := Current(); err != nil || current != nil {
+		t.Errorf("a closed volume is %+v, %v", current, err)
+	}
+	volume = opened(t, path, key, Unwitnessed())
+	defer closed(t, volume)
+	if volume.UUID != uuid {
+		t.Errorf("the disk is called %s, not %s", volume.UUID, uuid)
+	}
+	folder, unmount = mount(t, volume)
+	defer unmount()
+	if got, err := os.ReadFile(filepath.Join(folder, "file")); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("the file is another, %v", err)
+	}
+}
+
+// TestStockCryptsetupOpens is how data is recovered by hand: docs/state-disk.md.
+func TestStockCryptsetupOpens(t *testing.T) {
+	path := scratch(t, "large")
+	key, uuid := formatted(t, path)
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll("/run/cryptsetup", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cryptsetup", "luksUUID", path).CombinedOutput(); err != nil || string(out) != uuid+"\n" {
+		t.Errorf("cryptsetup luksUUID: %s, %v", out, err)
+	}
+	out, err := exec.Command("cryptsetup", "open", "--key-file", file, path, "recovered").CombinedOutput()
+	if err != nil {
+		dump, _ := exec.Command("cryptsetup", "luksDump", path).CombinedOutput()
+		debug, _ := exec.Command("cryptsetup", "open", "--debug", "--key-file", file, path, "recovered").CombinedOutput()
+		t.Fatalf("cryptsetup open: %v: %s\n%s\n%s", err, out, dump, debug)
+	}
+	table, _ := exec.Command("dmsetup", "table").CombinedOutput()
+	t.Logf("cryptsetup's tables:\n%s", table)
+	folder := t.TempDir()
+	if err := unix.Mount("/dev/mapper/recovered", folder, "ext4", 0, ""); err != nil {
+		t.Error(err)
+	} else if err := unix.Unmount(folder, 0); err != nil {
+		t.Error(err)
+	}
+	if out, err := exec.Command("cryptsetup", "close", "recovered").CombinedOutput(); err != nil {
+		t.Errorf("cryptsetup close: %v: %s", err, out)
+	}
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package disk
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/constellation-os/constellation/disk/devicemapper"
+	"github.com/constellation-os/constellation/disk/luks2"
+)
+
+// Names of the mapped devices, as cryptsetup would give them.
+const (
+	volumeName    = "state"
+	integrityName = "state_dif"
+)
+
+const sector = 512
+
+// Volume is an open state disk.
+type Volume struct {
+	// UUID is the disk's name.
+	UUID string
+	// Device is the block device with the file system.
+	Device string
+	// Size is its size in bytes.
+	Size int64
+}
+
+// Format makes a disk a state disk, with an empty file system. The data area is not wiped: reading a sector that was
+// never written is an error, and the file system never does. Format leaves the disk closed.
+//
+// A disk of less than [MinSize] is refused with [ErrTooSmall], one that is not fresh with [ErrHoldsSomething] unless it
+// is to be taken. After a failure or a power cut the disk is fresh.
+func Format(ctx context.Context, path string, o FormatOptions) error {
+	device, err := OpenDevice(path)
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	return format(ctx, device, o, func(ctx context.Context, volumeKey []byte) error {
+		volume, err := activate(path, o.UUID, volumeKey)
+		if err != nil {
+			return err
+		}
+		return errors.Join(volume.makeFileSystem(ctx), volume.Close())
+	})
+}
+
+// Open opens a state disk: authenticates its header, takes it to its next generation, and maps it. A header that is
+// refused is a [*luks2.Error], a disk that the witness knows to be older a [*RollbackError], a disk without a header
+// [ErrNotOurs]. If the disk has grown, so has the volume; [Volume.Grow] lets the file system follow.
+func Open(ctx context.Context, path string, key []byte, w Witness) (*Volume, error) {
+	device, err := OpenDevice(path)
+	if err != nil {
+		return nil, err
+	}
+	defer device.Close()
+	uuid, volumeKey, err := unlock(ctx, device, key, w)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(volumeKey)
+	return activate(path, uuid, volumeKey)
+}
+
+// unlock does all of opening a disk but mapping it.
+func unlock(ctx context.Context, device Device, key []byte, w Witness) (uuid string, volumeKey []byte, err error) {
+	mac, err := luks2.NewMACKey(key)
+	if err != nil {
+		return "", nil, err
+	}
+	h, err := load(device, mac)
+	if err != nil {
+		return "", nil, err
+	}
+	if volumeKey, err = h.header.Unlock(h.slot, h.areas[h.slot], key); err != nil {
+		return "", nil, err
+	}
+	if err := h.advance(ctx, device, mac, w); err != nil {
+		clear(volumeKey)
+		return "", nil, err
+	}
+	return h.header.UUID, volumeKey, nil
+}
+
+// activate maps the volume: dm-integrity, which keeps a tag beside each sector, and dm-crypt on it, which makes and
+// checks the tags. All that the tables say is constant, but for the device, its size and the key.
+func activate(path, uuid string, volumeKey []byte) (_ *Volume, err error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return nil, fmt.Errorf("look at %s: %w", path, err)
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return nil, fmt.Errorf("%s is not a block device", path)
+	}
+	if _, err := devicemapper.Inspect(volumeName); err == nil {
+		return nil, ErrActive
+	}
+	below := fmt.Sprintf("%d:%d", unix.Major(stat.Rdev), unix.Minor(stat.Rdev))
+	sectors, integrity, err := mapIntegrity(below, uuid)
+	if err != nil {
+		return nil, err
+	}
+	minor, err := mapCrypt(integrity, uuid, sectors, volumeKey)
+	if err != nil {
+		return nil, errors.Join(err, devicemapper.Remove(integrityName))
+	}
+	return &Volume{UUID: uuid, Device: fmt.Sprintf("/dev/dm-%d", minor), Size: int64(sectors) * sector}, nil
+}
+
+const (
+	// journal: a sector and its tag are written together or not at all. Without, a power cut leaves sectors that cannot
+	// be read, the file system's journal among them. dm-integrity's bitmap is no choice: it would have to make the tags
+	// itself. docs/benchmarks.md says what it costs.
+	journal = "J"
+	tagSize = "32"
+)
+
+func mapIntegrity(below, uuid string) (sectors uint64, device string, err error) {
+	table := devicemapper.Table{
+		Name: integrityName, UUID: "CRYPT-SUBDEV-" + strings.ReplaceAll(uuid, "-", "") + "-" + integrityName,
+		Sectors: luks2.SectorSize / sector, Target: "integrity",
+		Parameters: fmt.Sprintf("%s %d %s %s 2 block_size:%d fix_padding", below, luks2.DataOffset/sector, tagSize, journal, luks2.SectorSize),
+	}
+	// How much fits beside the tags, the kernel knows; it tells of a device of any size.
+	if _, _, err := devicemapper.Create(table); err != nil {
+		return 0, "", err
+	}
+	state, err := devicemapper.Inspect(integrityName)
+	if err := errors.Join(err, remove(integrityName)); err != nil {
+		return 0, "", err
+	}
+	// Mismatches, sectors provided, sectors to recalculate (the kernel's Documentation/admin-guide/device-mapper/dm-integrity.rst).
+	fields := strings.Fields(state.Status)
+	if len(fields) < 2 {
+		return 0, "", fmt.Errorf("dm-integrity's status is %q", state.Status)
+	}
+	if table.Sectors, err = strconv.ParseUint(fields[1], 10, 63); err != nil {
+		return 0, "", fmt.Errorf("dm-integrity's status is %q", state.Status)
+	}
+	table.Sectors -= table.Sectors % (luks2.SectorSize / sector)
+	major, minor, err := devicemapper.Create(table)
+	return table.Sectors, fmt.Sprintf("%d:%d", major, minor), err
+}
+
+// mapCrypt hands the key to the kernel through a keyring of this thread, so that no table shows it.
+func mapCrypt(below, uuid string, sectors uint64, volumeKey []byte) (minor uint32, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	description := "constellation:" + uuid
+	id, err := unix.AddKey("logon", description, volumeKey, unix.KEY_SPEC_THREAD_KEYRING)
+	if err != nil {
+		return 0, fmt.Errorf("give the volume key to the kernel: %w", err)
+	}
+	_, minor, err = devicemapper.Create(devicemapper.Table{
+		Name: volumeName, UUID: "CRYPT-LUKS2-" + strings.ReplaceAll(uuid, "-", "") + "-" + volumeName,
+		Sectors: sectors, Target: "crypt",
+		Parameters: fmt.Sprintf("capi:authenc(hmac(sha256),xts(aes))-plain64 :%d:logon:%s 0 %s 0 2 integrity:%s:aead sector_size:%d",
+			luks2.VolumeKeySize, description, below, tagSize, luks2.SectorSize),
+	})
+	// dm-crypt has copied it.
+	if _, unlinkErr := unix.KeyctlInt(unix.KEYCTL_UNLINK, id, unix.KEY_SPEC_THREAD_KEYRING, 0, 0); unlinkErr != nil {
+		err = errors.Join(err, fmt.Errorf("take the volume key back: %w", unlinkErr))
+	}
+	return minor, err
+}
+
+// removePatience is how long others, such as udev, may look at a device that is to go.
+const removePatience = 5 * time.Second
+
+func remove(name string) error {
+	for deadline := time.Now().Add(removePatience); ; time.Sleep(10 * time.Millisecond) {
+		err := devicemapper.Remove(name)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// Close unmaps the volume. Its file system must not be mounted.
+func (v *Volume) Close() error {
+	if err := remove(volumeName); err != nil {
+		return err
+	}
+	return remove(integrityName)
+}
+
+// Current returns the volume that is open, or nil.
+func Current() (*Volume, error) {
+	state, err := devicemapper.Inspect(volumeName)
+	if errors.Is(err, unix.ENXIO) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	uuid, err := uuidOf(state.UUID)
+	if err != nil {
+		return nil, err
+	}
+	return &Volume{UUID: uuid, Device: fmt.Sprintf("/dev/dm-%d", state.Minor), Size: int64(state.Sectors) * sector}, nil
+}
+
+// fileSystemJournal is the size of the file system's journal in MiB: a part of the volume, and not more than what mke2fs,
+// which writes all of it at once, writes in a second or two. By itself it would choose 1 GiB for a large disk. With less
+// than 32 the kernel refuses to make the file system larger: the change would not fit into its journal.
+func fileSystemJournal(volume int64) int64 { return min(max(volume>>20/128, 32), 64) }
+
+func (v *Volume) makeFileSystem(ctx context.Context) error {
+	if err := clearForFileSystem(v.Device); err != nil {
+		return err
+	}
+	return run(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-b", strconv.Itoa(luks2.SectorSize), "-m", "1", "-L", "state",
+		"-J", fmt.Sprintf("size=%d", fileSystemJournal(v.Size)), "-E", "lazy_itable_init=1,lazy_journal_init=0,nodiscard", v.Device)
+}
+
+// clearForFileSystem writes zeros to what mke2fs reads, or writes in parts of a sector: the ends of the device, where it
+// looks whether something is there, and the copies of the superblock. What was never written cannot be read.
+func clearForFileSystem(device string) error {
+	file, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	size, err := file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	zeros := make([]byte, endSize)
+	for _, at := range []int64{0, size - endSize} {
+		if _, err := file.WriteAt(zeros, at); err != nil {
+			return fmt.Errorf("write to the volume: %w", err)
+		}
+	}
+	for group := int64(1); group*groupSize < size-endSize; group++ {
+		if !hasSuperblock(group) {
+			continue
+		}
+		if _, err := file.WriteAt(zeros[:luks2.SectorSize], group*groupSize); err != nil {
+			return fmt.Errorf("write to the volume: %w", err)
+		}
+	}
+	return file.Sync()
+}
+
+const (
+	endSize = 1 << 20
+	// groupSize is the size of an ext4 block group: as many blocks as a block has bits.
+	groupSize = 8 * luks2.SectorSize * luks2.SectorSize
+)
+
+// hasSuperblock says whether an ext4 group has a copy of the superblock (feature sparse_super): 1 and the powers of 3,
+// 5 and 7.
+func hasSuperblock(group int64) bool {
+	for _, base := range []int64{3, 5, 7} {
+		power := int64(1)
+		for power < group {
+			power *= base
+		}
+		if power == group {
+			return true
+		}
+	}
+	return false
+}
+
+// Grow lets the file system have all of the volume. It must be mounted: the kernel then makes it larger, and writes whole
+// sectors only.
+func (v *Volume) Grow(ctx context.Context) error {
+	return run(ctx, "resize2fs", v.Device)
+}
+
+// run runs a program of e2fsprogs. What it says goes into the error: it has only seen what was authentic.
+func run(ctx context.Context, name string, args ...string) error {
+	program, err := exec.LookPath(name)
+	if err != nil {
+		return err
+	}
+	var output bytes.Buffer
+	command := exec.CommandContext(ctx, program, args...)
+	command.Stdout, command.Stderr = &output, &output
+	if err := command.Run(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(output.String()))
+	}
+	return nil
+}
+
+// uuidOf finds the disk's name in that of the mapped device.
+func uuidOf(name string) (string, error) {
+	digits := strings.TrimSuffix(strings.TrimPrefix(name, "CRYPT-LUKS2-"), "-"+volumeName)
+	raw, err := hex.DecodeString(digits)
+	if err != nil || len(raw) != 16 {
+		return "", fmt.Errorf("the device %s is not a state disk's: it is called %q", volumeName, name)
+	}
+	return fmt.Sprintf("%x-%x-%x-%x-%x", raw[:4], raw[4:6], raw[6:8], raw[8:10], raw[10:]), nil
+}
