@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package diskmapper
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	"github.com/constellation-os/constellation/disk"
+	"github.com/constellation-os/constellation/services/api/diskmapper"
+)
+
+// Server serves the API. It works on one call at a time and refuses others meanwhile.
+type Server struct {
+	diskmapper.UnimplementedDiskMapperServer
+	finder *Finder
+	log    *slog.Logger
+	work   sync.Mutex
+}
+
+// maxMessage is the largest message that is read, in bytes. The longest has two keys.
+const maxMessage = 4096
+
+// New makes a server for the disk that finder finds.
+func New(finder *Finder, log *slog.Logger) *grpc.Server {
+	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(16))
+	diskmapper.RegisterDiskMapperServer(s, &Server{finder: finder, log: log})
+	return s
+}
+
+// begin finds the disk and keeps other calls away until done.
+func (s *Server) begin(ctx context.Context) (path string, done func(), err error) {
+	if !s.work.TryLock() {
+		return "", nil, errBusy
+	}
+	path, err = s.finder.Find(ctx)
+	if err != nil {
+		s.work.Unlock()
+		return "", nil, err
+	}
+	return path, s.work.Unlock, nil
+}
+
+// withDevice runs do with the disk's device.
+func (s *Server) withDevice(ctx context.Context, do func(disk.Device) error) error {
+	path, done, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	device, err := disk.OpenDevice(path)
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	return do(device)
+}
+
+// Inspect implements the API.
+func (s *Server) Inspect(ctx context.Context, _ *diskmapper.InspectRequest) (*diskmapper.InspectResponse, error) {
+	var in disk.Inspection
+	err := s.withDevice(ctx, func(device disk.Device) (err error) {
+		in, err = disk.Inspect(device)
+		return err
+	})
+	if err != nil {
+		return nil, fail(err)
+	}
+	kinds := map[disk.Kind]diskmapper.Kind{
+		disk.Fresh: diskmapper.Kind_KIND_FRESH, disk.Ours: diskmapper.Kind_KIND_OURS,
+		disk.Foreign: diskmapper.Kind_KIND_FOREIGN, disk.Damaged: diskmapper.Kind_KIND_DAMAGED,
+	}
+	return &diskmapper.InspectResponse{Kind: kinds[in.Kind], Uuid: in.UUID, Detail: in.Detail, Size: in.Size}, nil
+}
+
+// Open implements the API.
+func (s *Server) Open(stream grpc.BidiStreamingServer[diskmapper.OpenRequest, diskmapper.OpenResponse]) error {
+	volume, err := s.open(stream)
+	if err != nil {
+		s.log.Error("the state disk stays closed", "error", err)
+		return fail(err)
+	}
+	s.log.Info("the state disk is open", "uuid", volume.UUID, "device", volume.Device, "bytes", volume.Size)
+	return stream.Send(&diskmapper.OpenResponse{Message: &diskmapper.OpenResponse_Opened{Opened: fromVolume(volume)}})
+}
+
+func (s *Server) open(stream grpc.BidiStreamingServer[diskmapper.OpenRequest, diskmapper.OpenResponse]) (*disk.Volume, error) {
+	request, err := stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	start := request.GetStart()
+	if start == nil {
+		return nil, requestError("the first message must be Start")
+	}
+	defer clear(start.Key)
+	if len(start.Key) != disk.KeySize {
+		return nil, requestError("the key must have 32 bytes")
+	}
+	ctx := stream.Context()
+	path, done, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if start.Format != nil {
+		s.log.Info("formatting the state disk", "uuid", start.Format.Uuid, "device", path, "take", start.Format.Take)
+		o := disk.FormatOptions{UUID: start.Format.Uuid, Key: start.Key, Take: start.Format.Take}
+		if err := disk.Format(ctx, path, o); err != nil {
+			return nil, err
+		}
+	}
+	witness := disk.Unwitnessed()
+	if !start.Unwitnessed {
+		witness = &caller{stream}
+	}
+	return disk.Open(ctx, path, start.Key, witness)
+}
+
+// caller is the caller as the disk's witness: it has the cluster judge.
+type caller struct {
+	stream grpc.BidiStreamingServer[diskmapper.OpenRequest, diskmapper.OpenResponse]
+}
+
+// Advance implements [disk.Witness].
+func (c *caller) Advance(_ context.Context, uuid string, from, to disk.Generation) error {
+	step := &diskmapper.Step{Uuid: uuid, From: fromGeneration(from), To: fromGeneration(to)}
+	if err := c.stream.Send(&diskmapper.OpenResponse{Message: &diskmapper.OpenResponse_Step{Step: step}}); err != nil {
+		return err
+	}
+	request, err := c.stream.Recv()
+	if err != nil {
+		return err
+	}
+	verdict := request.GetVerdict()
+	switch {
+	case verdict == nil:
+		return requestError("the answer to Step must be Verdict")
+	case !verdict.Accepted:
+		return &disk.RollbackError{UUID: uuid, Disk: from, Known: toGeneration(verdict.Known)}
+	}
+	return nil
+}
+
+// Rekey implements the API.
+func (s *Server) Rekey(ctx context.Context, request *diskmapper.RekeyRequest) (*diskmapper.RekeyResponse, error) {
+	defer clear(request.OldKey)
+	defer clear(request.NewKey)
+	if len(request.OldKey) != disk.KeySize || len(request.NewKey) != disk.KeySize {
+		return nil, fail(requestError("both keys must have 32 bytes"))
+	}
+	err := s.withDevice(ctx, func(device disk.Device) error { return disk.Rekey(device, request.OldKey, request.NewKey) })
+	if err != nil {
+		s.log.Error("the state disk's key was not replaced", "error", err)
+		return nil, fail(err)
+	}
+	s.log.Info("the state disk's key was replaced")
+	return &diskmapper.RekeyResponse{}, nil
+}
+
+// Grow implements the API.
+func (s *Server) Grow(ctx context.Context, _ *diskmapper.GrowRequest) (*diskmapper.GrowResponse, error) {
+	if !s.work.TryLock() {
+		return nil, fail(errBusy)
+	}
+	defer s.work.Unlock()
+	volume, err := disk.Current()
+	if err != nil {
+		return nil, fail(err)
+	}
+	if volume == nil {
+		return nil, fail(errClosed)
+	}
+	if err := volume.Grow(ctx); err != nil {
+		return nil, fail(err)
+	}
+	return &diskmapper.GrowResponse{}, nil
+}
+
+// Status implements the API.
+func (s *Server) Status(context.Context, *diskmapper.StatusRequest) (*diskmapper.StatusResponse, error) {
+	volume, err := disk.Current()
+	if err != nil {
+		return nil, fail(err)
+	}
+	if volume == nil {
+		return &diskmapper.StatusResponse{}, nil
+	}
+	return &diskmapper.StatusResponse{Open: fromVolume(volume)}, nil
+}
+
+func fromVolume(v *disk.Volume) *diskmapper.Opened {
+	return &diskmapper.Opened{Uuid: v.UUID, Device: v.Device, Size: v.Size}
+}
