@@ -72,27 +72,36 @@ func TestV20PowerCutAtEveryWriteOfFormatOverAnotherStateDisk(t *testing.T) {
 		})
 }
 
-// Opening writes the next generation. After a cut at any write, the disk opens with the same witness.
+// Opening writes the next generation. After a cut at any write, the disk opens with the same witness: also where an
+// earlier cut had left but one copy of the header whole.
 func TestV20PowerCutAtEveryWriteOfOpen(t *testing.T) {
-	p := newPlain(t)
-	c := newCluster()
-	if err := open(t, p, p.key, c); err != nil {
-		t.Fatal(err)
-	}
-	known := c.known[p.uuid]
-	cutEverywhere(t, p.memory,
-		func(d *memory) error {
-			c.known[p.uuid] = known
-			return open(t, d, p.key, c)
-		},
-		func(t *testing.T, d *memory) {
-			if err := open(t, d, p.key, c); err != nil {
-				t.Errorf("open again: %v", err)
+	for name, broken := range map[string][]luks2.Copy{
+		"both copies whole": nil, "first copy broken": {luks2.Primary}, "second copy broken": {luks2.Secondary},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, c := newPlain(t), newCluster()
+			if err := open(t, p, p.key, c); err != nil {
+				t.Fatal(err)
 			}
-			if err := open(t, d, p.key, c); err != nil {
-				t.Errorf("open once more: %v", err)
+			for _, which := range broken {
+				p.put([]byte("broken"), which.Offset()+5000)
 			}
+			known := c.known[p.uuid]
+			cutEverywhere(t, p.memory,
+				func(d *memory) error {
+					c.known[p.uuid] = known
+					return open(t, d, p.key, c)
+				},
+				func(t *testing.T, d *memory) {
+					if err := open(t, d, p.key, c); err != nil {
+						t.Errorf("open again: %v", err)
+					}
+					if err := open(t, d, p.key, c); err != nil {
+						t.Errorf("open once more: %v", err)
+					}
+				})
 		})
+	}
 }
 
 // After a cut at any write one of the two keys opens the disk, and calling Rekey again with both finishes.
