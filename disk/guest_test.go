@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/constellation-os/constellation/disk/luks2"
 	"github.com/constellation-os/constellation/tools/guesttest"
 )
 
@@ -92,12 +93,20 @@ func TestFormatOpenKeepsData(t *testing.T) {
 	if _, err := Open(t.Context(), path, key, Unwitnessed()); err != ErrActive {
 		t.Errorf("opening twice: %v", err)
 	}
+	if err := Format(t.Context(), path, FormatOptions{UUID: NewUUID(), Key: key, Take: true}); err != ErrActive {
+		t.Errorf("formatting an open disk: %v", err)
+	}
+	next := newKey()
+	rekeyed(t, path, key, next)
 	unmount()
 	closed(t, volume)
 	if current, err := Current(); err != nil || current != nil {
 		t.Errorf("a closed volume is %+v, %v", current, err)
 	}
-	volume = opened(t, path, key, Unwitnessed())
+	if _, err := Open(t.Context(), path, key, Unwitnessed()); luks2.ReasonOf(err) != luks2.ReasonUnauthentic {
+		t.Errorf("opening with the key that was replaced: %v", err)
+	}
+	volume = opened(t, path, next, Unwitnessed())
 	defer closed(t, volume)
 	if volume.UUID != uuid {
 		t.Errorf("the disk is called %s, not %s", volume.UUID, uuid)
@@ -106,6 +115,18 @@ func TestFormatOpenKeepsData(t *testing.T) {
 	defer unmount()
 	if got, err := os.ReadFile(filepath.Join(folder, "file")); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("the file is another, %v", err)
+	}
+}
+
+func rekeyed(t testing.TB, path string, old, next []byte) {
+	t.Helper()
+	device, err := OpenDevice(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	if err := Rekey(device, old, next); err != nil {
+		t.Fatal(err)
 	}
 }
 

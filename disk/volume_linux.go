@@ -46,6 +46,9 @@ type Volume struct {
 // A disk of less than [MinSize] is refused with [ErrTooSmall], one that is not fresh with [ErrHoldsSomething] unless it
 // is to be taken. After a failure or a power cut the disk is fresh.
 func Format(ctx context.Context, path string, o FormatOptions) error {
+	if err := wantClosed(); err != nil {
+		return err
+	}
 	device, err := OpenDevice(path)
 	if err != nil {
 		return err
@@ -64,6 +67,9 @@ func Format(ctx context.Context, path string, o FormatOptions) error {
 // refused is a [*luks2.Error], a disk that the witness knows to be older a [*RollbackError], a disk without a header
 // [ErrNotOurs]. If the disk has grown, so has the volume; [Volume.Grow] lets the file system follow.
 func Open(ctx context.Context, path string, key []byte, w Witness) (*Volume, error) {
+	if err := wantClosed(); err != nil {
+		return nil, err
+	}
 	device, err := OpenDevice(path)
 	if err != nil {
 		return nil, err
@@ -75,6 +81,15 @@ func Open(ctx context.Context, path string, key []byte, w Witness) (*Volume, err
 	}
 	defer clear(volumeKey)
 	return activate(path, uuid, volumeKey)
+}
+
+// wantClosed refuses to touch any disk while one is open.
+func wantClosed() error {
+	open, err := Current()
+	if err == nil && open != nil {
+		err = ErrActive
+	}
+	return err
 }
 
 // unlock does all of opening a disk but mapping it.
@@ -107,9 +122,6 @@ func activate(path, uuid string, volumeKey []byte) (_ *Volume, err error) {
 	if stat.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return nil, fmt.Errorf("%s is not a block device", path)
 	}
-	if _, err := devicemapper.Inspect(volumeName); err == nil {
-		return nil, ErrActive
-	}
 	below := fmt.Sprintf("%d:%d", unix.Major(stat.Rdev), unix.Minor(stat.Rdev))
 	sectors, integrity, err := mapIntegrity(below, uuid)
 	if err != nil {
@@ -117,7 +129,7 @@ func activate(path, uuid string, volumeKey []byte) (_ *Volume, err error) {
 	}
 	minor, err := mapCrypt(integrity, uuid, sectors, volumeKey)
 	if err != nil {
-		return nil, errors.Join(err, devicemapper.Remove(integrityName))
+		return nil, errors.Join(err, remove(integrityName))
 	}
 	return &Volume{UUID: uuid, Device: fmt.Sprintf("/dev/dm-%d", minor), Size: int64(sectors) * sector}, nil
 }
