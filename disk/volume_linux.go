@@ -5,6 +5,7 @@ package disk
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -293,7 +294,45 @@ func hasSuperblock(group int64) bool {
 // Grow lets the file system have all of the volume. It must be mounted: the kernel then makes it larger, and writes whole
 // sectors only.
 func (v *Volume) Grow(ctx context.Context) error {
+	file, err := os.OpenFile(v.Device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	used, err := fileSystemSize(file)
+	if err != nil {
+		return err
+	}
+	if v.Size-used < luks2.SectorSize {
+		return nil
+	}
+	// The kernel reads the last sector to see whether there is room. It lies behind the file system: nobody's.
+	if err := write(fileDevice{file}, make([]byte, luks2.SectorSize), v.Size-luks2.SectorSize); err != nil {
+		return err
+	}
 	return run(ctx, "resize2fs", v.Device)
+}
+
+// Fields of ext4's superblock (the kernel's Documentation/filesystems/ext4/super.rst).
+const (
+	superblockOffset = 1024
+	offsetBlocksLow  = 0x4
+	offsetBlocksHigh = 0x150
+	offsetMagic      = 0x38
+	fileSystemMagic  = 0xef53
+)
+
+// fileSystemSize returns the size of the file system in bytes. What is read is authentic.
+func fileSystemSize(volume io.ReaderAt) (int64, error) {
+	super := make([]byte, 1024)
+	if _, err := volume.ReadAt(super, superblockOffset); err != nil {
+		return 0, fmt.Errorf("read the file system's superblock: %w", err)
+	}
+	if binary.LittleEndian.Uint16(super[offsetMagic:]) != fileSystemMagic {
+		return 0, errors.New("the volume has no file system")
+	}
+	blocks := uint64(binary.LittleEndian.Uint32(super[offsetBlocksHigh:]))<<32 | uint64(binary.LittleEndian.Uint32(super[offsetBlocksLow:]))
+	return int64(blocks) * luks2.SectorSize, nil
 }
 
 // run runs a program of e2fsprogs. What it says goes into the error: it has only seen what was authentic.
