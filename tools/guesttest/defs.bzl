@@ -26,11 +26,13 @@ GuestInfo = provider(
     fields = {
         "archive": "File: the common part of the first root",
         "kernel": "File: the kernel",
+        "tpm_kernel": "File: the kernel for guests with a TPM",
     },
 )
 
 def _guest_impl(ctx):
     kernel = ctx.actions.declare_file(ctx.label.name + "/vmlinux")
+    tpm_kernel = ctx.actions.declare_file(ctx.label.name + "/vmlinuz")
     archive = ctx.actions.declare_file(ctx.label.name + "/guest.cpio")
     package = find_package(ctx.files._boot, "linux-image-")
     arguments = ctx.actions.args()
@@ -39,19 +41,20 @@ def _guest_impl(ctx):
     arguments.add_joined("-modules", ctx.attr.modules, join_with = ",")
     arguments.add_joined("-programs", ctx.attr.programs, join_with = ",")
     arguments.add("-kernel", kernel)
+    arguments.add("-tpm-kernel", tpm_kernel)
     arguments.add("-archive", archive)
     arguments.add_all(ctx.files._packages)
     ctx.actions.run(
         executable = ctx.executable._mkguest,
         arguments = [arguments],
         inputs = ctx.files._packages + [ctx.executable._init, package],
-        outputs = [kernel, archive],
+        outputs = [kernel, tpm_kernel, archive],
         mnemonic = "Guest",
         progress_message = "Guest %{label}",
     )
     return [
-        DefaultInfo(files = depset([kernel, archive])),
-        GuestInfo(archive = archive, kernel = kernel),
+        DefaultInfo(files = depset([kernel, tpm_kernel, archive])),
+        GuestInfo(archive = archive, kernel = kernel, tpm_kernel = tpm_kernel),
     ]
 
 guest = rule(
@@ -69,12 +72,13 @@ guest = rule(
 
 def _guest_test_impl(ctx):
     info = ctx.attr.guest[GuestInfo]
+    kernel = info.tpm_kernel if ctx.attr.tpm else info.kernel
     test = ctx.attr.test
     binary = test[DefaultInfo].files_to_run.executable
     files = [file for file in test[DefaultInfo].default_runfiles.files.to_list() if file != binary]
     config = ctx.actions.declare_file(ctx.label.name + ".json")
     ctx.actions.write(config, json.encode_indent(struct(
-        kernel = info.kernel.short_path,
+        kernel = kernel.short_path,
         archive = info.archive.short_path,
         binary = binary.short_path,
         package = test.label.package,
@@ -91,7 +95,7 @@ def _guest_test_impl(ctx):
     return [
         DefaultInfo(
             executable = launcher,
-            runfiles = ctx.runfiles(files + [binary, config, info.kernel, info.archive]),
+            runfiles = ctx.runfiles(files + [binary, config, kernel, info.archive]),
         ),
         RunEnvironmentInfo(environment, test[RunEnvironmentInfo].inherited_environment),
         coverage_common.instrumented_files_info(ctx, dependency_attributes = ["test"]),

@@ -21,8 +21,9 @@ import (
 )
 
 type inputs struct {
-	init, kernelPackage, modules, programs, kernel, archive string
-	packages                                                []string
+	init, kernelPackage, modules, programs string
+	kernel, tpmKernel, archive             string
+	packages                               []string
 }
 
 func main() {
@@ -31,7 +32,8 @@ func main() {
 	flag.StringVar(&in.kernelPackage, "kernel-package", "", "the .deb that holds the kernel and its modules")
 	flag.StringVar(&in.modules, "modules", "", "modules to load, separated by commas")
 	flag.StringVar(&in.programs, "programs", "", "paths of files in the packages, as package:path, separated by commas")
-	flag.StringVar(&in.kernel, "kernel", "", "the kernel to write")
+	flag.StringVar(&in.kernel, "kernel", "", "the kernel to write, as an ELF file")
+	flag.StringVar(&in.tpmKernel, "tpm-kernel", "", "the kernel to write for guests with a TPM, as a bootable image")
 	flag.StringVar(&in.archive, "archive", "", "the archive to write")
 	flag.Parse()
 	in.packages = flag.Args()
@@ -56,6 +58,13 @@ func run(in inputs) error {
 		return fmt.Errorf("%s: %w", in.kernelPackage, err)
 	}
 	if err := os.WriteFile(in.kernel, vmlinux, 0o644); err != nil {
+		return err
+	}
+	image, err := lowerInitrd(kernel.Image)
+	if err != nil {
+		return fmt.Errorf("%s: %w", in.kernelPackage, err)
+	}
+	if err := os.WriteFile(in.tpmKernel, image, 0o644); err != nil {
 		return err
 	}
 	modules, err := kernel.Modules(kernelmodule.ParseList(strings.ReplaceAll(in.modules, ",", "\n")))

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,10 +15,12 @@ import (
 const (
 	offsetSetupSectors  = 0x1f1
 	offsetMagic         = 0x202
+	offsetInitrdMax     = 0x22c
 	offsetPayload       = 0x248
 	offsetPayloadLength = 0x24c
 	setupMagic          = "HdrS"
 	maxKernel           = 256 << 20
+	initrdMax           = 512<<20 - 1
 )
 
 // decompress takes the kernel proper, an ELF file, out of a bootable image. QEMU starts it through its PVH entry: the
@@ -46,4 +49,16 @@ func decompress(image []byte) ([]byte, error) {
 		return nil, fmt.Errorf("decompress the kernel, which must be packed with zstd: %w", err)
 	}
 	return kernel, nil
+}
+
+// lowerInitrd returns the bootable image with the demand that the initrd be loaded below 512 MiB. QEMU loads it below
+// the top of memory, where SeaBIOS has put the ACPI tables and the TPM's log, and leaves room for the tables only.
+// So a guest with a TPM takes the slower way and starts from this image.
+func lowerInitrd(image []byte) ([]byte, error) {
+	if len(image) < offsetInitrdMax+4 || string(image[offsetMagic:][:4]) != setupMagic {
+		return nil, errors.New("not a bootable kernel")
+	}
+	image = bytes.Clone(image)
+	binary.LittleEndian.PutUint32(image[offsetInitrdMax:], initrdMax)
+	return image, nil
 }

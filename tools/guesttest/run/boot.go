@@ -90,6 +90,9 @@ func (c *config) boot(ctx context.Context, scratch string, back returns) (int, e
 	if err != nil {
 		return 2, fmt.Errorf("%w\n%s\nThe console's end:\n%s", err, complaints, console)
 	}
+	if text := console.String(); s.code != 0 && text != "" {
+		fmt.Fprintf(os.Stderr, "guesttest: the kernel's last words:\n%s\n", text)
+	}
 	return s.code, nil
 }
 

@@ -95,7 +95,7 @@ func configure() (*config, error) {
 	}
 	c := &config{}
 	var guest string
-	flag.StringVar(&guest, "guest", "", "folder with the guest's vmlinux and guest.cpio: bazel-bin/tools/guesttest/guest")
+	flag.StringVar(&guest, "guest", "", "folder with the guest's kernels and guest.cpio: bazel-bin/tools/guesttest/guest")
 	flag.IntVar(&c.Memory, "memory", 1024, "MiB")
 	flag.IntVar(&c.CPUs, "cpus", 2, "processors")
 	flag.BoolVar(&c.TPM, "tpm", false, "give the guest a software TPM")
@@ -112,6 +112,9 @@ func configure() (*config, error) {
 		return nil, errors.New("run it as: run -guest FOLDER [-disk NAME=SIZE] TEST ARGUMENTS")
 	}
 	c.Kernel, c.Archive = filepath.Join(guest, "vmlinux"), filepath.Join(guest, "guest.cpio")
+	if c.TPM {
+		c.Kernel = filepath.Join(guest, "vmlinuz")
+	}
 	c.Binary, c.args = flag.Arg(0), flag.Args()[1:]
 	c.folder, c.root = "/test/runfiles/_main", "."
 	// As go test does: the test finds testdata in its working directory.
