@@ -50,3 +50,26 @@ func TestRequestRefuses(t *testing.T) {
 		})
 	}
 }
+
+func TestParseState(t *testing.T) {
+	answer := make([]byte, 4096)
+	answer[16], answer[17] = 0x38, 0x01 // the target begins after 312
+	answer[20] = 1
+	answer[40], answer[41] = 3, 253 // device 253:3
+	copy(answer[176:], "CRYPT-LUKS2-x")
+	answer[312+9] = 0x10
+	copy(answer[312+24:], "crypt")
+	copy(answer[312+40:], "0 4096 -")
+	want := State{UUID: "CRYPT-LUKS2-x", Major: 253, Minor: 3, Sectors: 4096, Status: "0 4096 -"}
+	if got := parseState(answer); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	answer[20] = 0 // a device without a table
+	if got := parseState(answer); got.Status != "" || got.Sectors != 0 || got.Minor != 3 {
+		t.Errorf("without a table: %+v", got)
+	}
+	answer[20], answer[19] = 1, 0xff // the target is said to be elsewhere
+	if got := parseState(answer); got.Status != "" {
+		t.Errorf("with a target outside of the answer: %+v", got)
+	}
+}
