@@ -88,40 +88,72 @@ func (v *Volume) Grow(ctx context.Context) error {
 		return err
 	}
 	defer file.Close()
-	used, err := fileSystemSize(file)
+	used, reserved, err := fileSystemSize(file)
 	if err != nil {
 		return err
 	}
 	if v.Size-used < luks2.SectorSize {
 		return nil
 	}
-	// The kernel reads the last sector to see whether there is room. It lies behind the file system: nobody's.
-	if err := write(fileDevice{file}, make([]byte, luks2.SectorSize), v.Size-luks2.SectorSize); err != nil {
+	if err := clearForGrowth(file, used, v.Size, reserved); err != nil {
 		return err
 	}
 	return run(ctx, "resize2fs", v.Device)
+}
+
+// bitmapBlocks is more than what a new group has of bitmaps, its own and those of the groups that share its place.
+const bitmapBlocks = 64
+
+// clearForGrowth writes zeros to what the kernel reads behind the end of a file system that it makes larger: the last
+// sector, to see whether there is room, and the bitmaps of new groups, to make checksums of them. They lie behind the
+// superblock's copy, the descriptors and what is reserved for descriptors, where a group has these.
+func clearForGrowth(volume fileWriter, used, size, reserved int64) error {
+	const descriptorSize = 64
+	groups := (size + groupSize - 1) / groupSize
+	descriptors := (groups*descriptorSize + luks2.SectorSize - 1) / luks2.SectorSize
+	zeros := make([]byte, (1+descriptors+reserved+bitmapBlocks)*luks2.SectorSize)
+	for group := (used + groupSize - 1) / groupSize; group < groups; group++ {
+		begin, length := group*groupSize, int64(bitmapBlocks*luks2.SectorSize)
+		if hasSuperblock(group) {
+			length = int64(len(zeros))
+		}
+		if _, err := volume.WriteAt(zeros[:min(length, size-begin)], begin); err != nil {
+			return fmt.Errorf("write to the volume: %w", err)
+		}
+	}
+	if _, err := volume.WriteAt(zeros[:luks2.SectorSize], size-luks2.SectorSize); err != nil {
+		return fmt.Errorf("write to the volume: %w", err)
+	}
+	return volume.Sync()
+}
+
+type fileWriter interface {
+	io.WriterAt
+	Sync() error
 }
 
 // Fields of ext4's superblock (the kernel's Documentation/filesystems/ext4/super.rst).
 const (
 	superblockOffset = 1024
 	offsetBlocksLow  = 0x4
-	offsetBlocksHigh = 0x150
 	offsetMagic      = 0x38
+	offsetReserved   = 0xce
+	offsetBlocksHigh = 0x150
 	fileSystemMagic  = 0xef53
 )
 
-// fileSystemSize returns the size of the file system in bytes. What is read is authentic.
-func fileSystemSize(volume io.ReaderAt) (int64, error) {
+// fileSystemSize returns the size of the file system in bytes, and the number of blocks that are reserved in some
+// groups for descriptors of more groups. What is read is authentic.
+func fileSystemSize(volume io.ReaderAt) (size, reserved int64, err error) {
 	super := make([]byte, 1024)
 	if _, err := volume.ReadAt(super, superblockOffset); err != nil {
-		return 0, fmt.Errorf("read the file system's superblock: %w", err)
+		return 0, 0, fmt.Errorf("read the file system's superblock: %w", err)
 	}
 	if binary.LittleEndian.Uint16(super[offsetMagic:]) != fileSystemMagic {
-		return 0, errors.New("the volume has no file system")
+		return 0, 0, errors.New("the volume has no file system")
 	}
 	blocks := uint64(binary.LittleEndian.Uint32(super[offsetBlocksHigh:]))<<32 | uint64(binary.LittleEndian.Uint32(super[offsetBlocksLow:]))
-	return int64(blocks) * luks2.SectorSize, nil
+	return int64(blocks) * luks2.SectorSize, int64(binary.LittleEndian.Uint16(super[offsetReserved:])), nil
 }
 
 // run runs a program of e2fsprogs. What it says goes into the error: it has only seen what was authentic.

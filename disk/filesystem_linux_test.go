@@ -26,16 +26,16 @@ func TestGroupsWithACopyOfTheSuperblock(t *testing.T) {
 func TestFileSystemSize(t *testing.T) {
 	super := make([]byte, 4096)
 	super[1024+0x38], super[1024+0x39] = 0x53, 0xef
-	super[1024+0x5] = 1    // 256 blocks
-	super[1024+0x150] = 2  // and 2^33
-	super[1024+0x18] = 0xf // whatever else
-	if got, err := fileSystemSize(bytes.NewReader(super)); err != nil || got != (256+(2<<32))*4096 {
-		t.Errorf("got %d, %v", got, err)
+	super[1024+0x5] = 1   // 256 blocks
+	super[1024+0x150] = 2 // and 2^33
+	super[1024+0xce] = 0xf
+	if got, reserved, err := fileSystemSize(bytes.NewReader(super)); err != nil || got != (256+(2<<32))*4096 || reserved != 15 {
+		t.Errorf("got %d, %d, %v", got, reserved, err)
 	}
-	if _, err := fileSystemSize(bytes.NewReader(make([]byte, 4096))); err == nil || !strings.Contains(err.Error(), "no file system") {
+	if _, _, err := fileSystemSize(bytes.NewReader(make([]byte, 4096))); err == nil || !strings.Contains(err.Error(), "no file system") {
 		t.Errorf("a volume of zeros: %v", err)
 	}
-	if _, err := fileSystemSize(bytes.NewReader(nil)); err == nil || !strings.Contains(err.Error(), "read the file system's superblock") {
+	if _, _, err := fileSystemSize(bytes.NewReader(nil)); err == nil || !strings.Contains(err.Error(), "read the file system's superblock") {
 		t.Errorf("a volume that cannot be read: %v", err)
 	}
 }
@@ -55,6 +55,36 @@ func TestUUIDOf(t *testing.T) {
 	for _, name := range []string{"", "CRYPT-VERITY-0123456789abcdef0123456789abcdef-root", "CRYPT-LUKS2-0123-state"} {
 		if _, err := uuidOf(name); err == nil || !strings.Contains(err.Error(), "is not a state disk's") {
 			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
+// TestGrowthTouchesNothingInUse looks at where zeros are written.
+func TestGrowthTouchesNothingInUse(t *testing.T) {
+	const used, size, reserved = 237 << 20, 640 << 20, 31
+	d := newMemory(1 << 30)
+	for at := int64(0); at < 1<<30; at += pageSize {
+		d.put([]byte{1}, at)
+	}
+	if err := clearForGrowth(d, used, size, reserved); err != nil {
+		t.Fatal(err)
+	}
+	cleared := func(at int64) bool { return d.pages[at/pageSize] == nil }
+	for at := int64(0); at < 1<<30; at += pageSize {
+		if cleared(at) && (at < 256<<20 || at >= size) {
+			t.Fatalf("the block at %d was cleared", at)
+		}
+	}
+	for _, want := range []struct {
+		at      int64
+		cleared bool
+	}{
+		{256 << 20, true}, {256<<20 + 63*4096, true}, {256<<20 + 64*4096, false}, // group 2: bitmaps
+		{384 << 20, true}, {384<<20 + (1+1+31+63)*4096, true}, {384<<20 + (1+1+31+64)*4096, false}, // group 3: more before
+		{512 << 20, true}, {size - 4096, true}, {size - 8192, false},
+	} {
+		if cleared(want.at) != want.cleared {
+			t.Errorf("the block at %d: cleared %v, want %v", want.at, !want.cleared, want.cleared)
 		}
 	}
 }
