@@ -7,8 +7,6 @@ package keys
 import (
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -94,16 +92,12 @@ func list(versions []keys.Version) (out string) {
 	return out
 }
 
-// fileOf is the file that the arguments name, or the default one.
+// fileOf is the file that the arguments name, or the default one, as it is shown
+// and as it is found.
 func fileOf(args []string) (shown, path string) {
 	shown = DefaultFile
 	if len(args) > 0 {
 		shown = args[0]
 	}
-	path = shown
-	// Under "bazel run" the working directory is not the caller's.
-	if from := os.Getenv("BUILD_WORKING_DIRECTORY"); from != "" && !filepath.IsAbs(path) {
-		path = filepath.Join(from, path)
-	}
-	return shown, path
+	return shown, command.FromCaller(shown)
 }
