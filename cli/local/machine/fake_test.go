@@ -171,8 +171,6 @@ func serveMonitor(conn net.Conn, play func()) error {
 		}
 		answer := `{"return":{}}`
 		switch {
-		case command.Execute == "qmp_capabilities":
-			go play()
 		case strings.HasPrefix(command.Execute, "query-blockstats"):
 			answer = `{"return":[]}`
 		case command.Execute == "quit":
@@ -181,6 +179,9 @@ func serveMonitor(conn net.Conn, play func()) error {
 		}
 		if _, err := io.WriteString(conn, answer+"\n"); err != nil {
 			return err
+		}
+		if command.Execute == "qmp_capabilities" {
+			go play() // which may end this process
 		}
 	}
 }
