@@ -59,6 +59,9 @@ func packagesOf(t *testing.T, path string) []string {
 	defer f.Close()
 	section := f.Section(".gopclntab")
 	if section == nil {
+		section = f.Section(".data.rel.ro.gopclntab") // of a position-independent program
+	}
+	if section == nil {
 		t.Fatalf("%s is no Go program", path)
 	}
 	data, err := section.Data()
