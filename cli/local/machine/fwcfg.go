@@ -43,21 +43,7 @@ const fwCfgPatience = 30 * time.Second
 // over its test interface. The board is programmed first as OVMF does it,
 // because QEMU writes addresses that the firmware chose into the ACPI tables.
 func ReadFirmwareConfig(ctx context.Context, c Config) (map[string][]byte, error) {
-	c, err := c.withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	if c, err = c.absolute(); err != nil {
-		return nil, err
-	}
-	if err := Preflight(c); err != nil {
-		return nil, err
-	}
-	t, err := findTools(c)
-	if err != nil {
-		return nil, err
-	}
-	accel, err := c.accelerate(ctx, t)
+	c, t, accel, err := c.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}

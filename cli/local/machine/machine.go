@@ -54,21 +54,7 @@ type Machine struct {
 // called, or ctx ends, which kills it. In each case everything that it consisted
 // of is gone when [Machine.Wait] returns.
 func Start(ctx context.Context, c Config) (*Machine, error) {
-	c, err := c.withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	if c, err = c.absolute(); err != nil {
-		return nil, err
-	}
-	if err := Preflight(c); err != nil {
-		return nil, err
-	}
-	t, err := findTools(c)
-	if err != nil {
-		return nil, err
-	}
-	accel, err := c.accelerate(ctx, t)
+	c, t, accel, err := c.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +71,26 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	}
 	go m.supervise(ctx)
 	return m, nil
+}
+
+// prepare completes the config and finds out what this computer has to run it.
+func (c Config) prepare(ctx context.Context) (Config, tools, Acceleration, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return c, tools{}, "", err
+	}
+	if c, err = c.absolute(); err != nil {
+		return c, tools{}, "", err
+	}
+	if err := Preflight(c); err != nil {
+		return c, tools{}, "", err
+	}
+	t, err := findTools(c)
+	if err != nil {
+		return c, tools{}, "", err
+	}
+	accel, err := c.accelerate(ctx, t)
+	return c, t, accel, err
 }
 
 func (m *Machine) start(ctx context.Context, c Config, t tools) error {
