@@ -6,7 +6,7 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"net"
@@ -51,15 +51,15 @@ func newOwner(t *testing.T, n *network.Network, p *measurements.Prediction, auth
 	if err != nil {
 		t.Fatal(err)
 	}
-	certificate := read(t, filepath.Join(authority, "issuercert.pem"))
-	if block, _ := pem.Decode(certificate); block == nil {
+	block, _ := pem.Decode(read(t, filepath.Join(authority, "issuercert.pem")))
+	if block == nil {
 		t.Fatal("the authority's certificate is not in PEM")
 	}
-	document, err := json.Marshal(map[string]any{
-		"version": policy.Version, "technologies": []string{"tpm"},
-		"measurements": map[string]any{"version": 1, "accepted": []any{set}},
-		"endorsement":  map[string]any{"authorities": []string{string(certificate)}},
-	})
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := policy.Draft{Measurements: []accepted.Set{*set}, Authorities: []*x509.Certificate{certificate}}.Marshal()
 	if err != nil {
 		t.Fatal(err)
 	}
