@@ -4,7 +4,9 @@ package disk
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"syscall"
 	"testing"
 
 	"github.com/constellation-os/constellation/image/verity"
@@ -140,3 +142,39 @@ func TestWriteIsSparse(t *testing.T) {
 }
 
 var _ io.WriterAt = &counter{}
+
+// full is a disk in memory on a machine that has room for some writes only.
+type full struct {
+	memory
+	left int
+}
+
+func (f *full) WriteAt(p []byte, at int64) (int, error) {
+	if f.left == 0 {
+		return 0, syscall.ENOSPC
+	}
+	f.left--
+	return f.memory.WriteAt(p, at)
+}
+
+// TestFullDiskIsAnError: wherever the room ends, a disk that is not whole is not
+// taken for one.
+func TestFullDiskIsAnError(t *testing.T) {
+	c := contents(t)
+	for room := 0; ; room++ {
+		disk := full{left: room}
+		_, err := Write(&disk, c)
+		if err == nil {
+			if disk.left != 0 {
+				t.Fatalf("%d writes fewer than there was room for", disk.left)
+			}
+			if room < 10 {
+				t.Errorf("a disk in %d writes: this test looks at too little", room)
+			}
+			return
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("with room for %d writes: %v", room, err)
+		}
+	}
+}
