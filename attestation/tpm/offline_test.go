@@ -80,6 +80,7 @@ func TestVerifyAnswered(t *testing.T) {
 		{"V4: evidence for another nonce", issue(one, attestation.Binding{1}), b, pending, answer, attestation.ReasonBinding},
 		{"V4: a challenge for another nonce", evidence, b, oldPending, respond(one, b, oldQuestion), attestation.ReasonChallenge},
 		{"V7: a challenge for another TPM", evidence, b, otherPending, respond(two, b, otherQuestion), attestation.ReasonChallenge},
+		{"V7: another attestation key than was challenged", issue(spliced, b), b, pending, answer, attestation.ReasonChallenge},
 		{"V7: an attestation key from another TPM", issue(spliced, b), b, otherPending, respond(two, b, otherQuestion), attestation.ReasonChallenge},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -71,6 +71,7 @@ var recipeTests = []recipeTest{
 	{name: "V7: another TPM answers", answers: "two", want: "refused: challenge"},
 	{name: "V7: another TPM's attestation key", change: tampered["spliced.json"], answers: "two", want: "refused: challenge"},
 	{name: "V7: the same once the challenge is out", machine: "two", policy: "authority", later: foreignEndorsement, want: "refused: challenge"},
+	{name: "V7: another TPM's quote once the challenge is out", later: foreignQuote, want: "refused: challenge"},
 	{name: "V7: another TPM's key, not its signature", change: tampered["stolen.json"], want: "refused: signature"},
 	{name: "V8: relabelled", change: tampered["relabelled.json"], want: "accepted"},
 	{name: "V8: dropped", change: tampered["dropped.json"], want: "refused: event-log"},
@@ -100,6 +101,11 @@ func foreignCertificate(one, two *payload) error {
 
 func foreignEndorsement(one, two *payload) error {
 	one.EndorsementKey, one.EndorsementCertificates = two.EndorsementKey, two.EndorsementCertificates
+	return nil
+}
+
+func foreignQuote(one, two *payload) error {
+	one.AttestationKey, one.Quote, one.Signature = two.AttestationKey, two.Quote, two.Signature
 	return nil
 }
 
