@@ -110,6 +110,7 @@ func TestParseRefuses(t *testing.T) {
 		"followed":              {written + "{}", attestation.ReasonMalformed},
 		"an array":              {"[]", attestation.ReasonMalformed},
 		"no version":            {replace(`"version": 1,`, ""), attestation.ReasonVersion},
+		"a version of 600 KB":   {replace(`"version": 1,`, `"version": `+strings.Repeat("9", 600<<10)+`,`), attestation.ReasonMalformed},
 		"another version":       {replace(`"version": 1,`, `"version": 2,`), attestation.ReasonVersion},
 		"an unknown field":      {replace(`"parts"`, `"more": 1, "parts"`), attestation.ReasonMalformed},
 		"an unknown field deep": {replace(`"algorithm"`, `"more": 1, "algorithm"`), attestation.ReasonMalformed},
@@ -132,6 +133,9 @@ func TestParseRefuses(t *testing.T) {
 			e, err := Parse([]byte(tc.text))
 			if attestation.ReasonOf(err) != tc.want || e != nil {
 				t.Errorf("got %v, want %v", err, tc.want)
+			}
+			if err != nil && len(err.Error()) > 400 {
+				t.Errorf("a message of %d bytes", len(err.Error()))
 			}
 		})
 	}

@@ -16,6 +16,9 @@
 // What a type decodes by a method of its own (json.RawMessage among them) is held to
 // the first three here; decode it strictly in turn.
 //
+// Its errors can be shown to people: they hold at most MaxMessage bytes, of printable
+// ASCII, whatever the document holds.
+//
 // Not guaranteed: that a key is there at all, or that its value is not null. The
 // size is not limited either: callers limit it first.
 package strictjson
@@ -30,10 +33,15 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/constellation-os/constellation/measurements/printable"
 )
 
 // MaxDepth is how deep values may lie inside each other.
 const MaxDepth = 16
+
+// MaxMessage is the most bytes of an error's text.
+const MaxMessage = 300
 
 // Errors of Decode. Others, as a value of the wrong type, are encoding/json's.
 var (
@@ -48,6 +56,21 @@ var (
 
 // Decode reads data into the value that into points to.
 func Decode(data []byte, into any) error {
+	err := decode(data, into)
+	if err != nil && !printable.Is(err.Error(), MaxMessage) {
+		return &quoting{err}
+	}
+	return err
+}
+
+// quoting is an error whose text repeats what the document says, as those of
+// encoding/json do with numbers and those of package time with dates.
+type quoting struct{ err error }
+
+func (q *quoting) Error() string { return printable.Text(q.err.Error(), MaxMessage) }
+func (q *quoting) Unwrap() error { return q.err }
+
+func decode(data []byte, into any) error {
 	if !utf8.Valid(data) {
 		return ErrUTF8
 	}

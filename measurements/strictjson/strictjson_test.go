@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -108,15 +109,40 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
-// A message about a key cannot write to a terminal, and is short.
+// shouting is a type whose own method repeats what it is given.
+type shouting struct{}
+
+func (*shouting) UnmarshalText(text []byte) error { return fmt.Errorf("not %s: %w", text, errShouted) }
+
+var errShouted = errors.New("shouted")
+
+// A message about what a document holds cannot write to a terminal, and is short.
 func TestErrorsArePrintable(t *testing.T) {
-	for _, text := range []string{
-		`{"\u001b[2J":1}`, `{"pcrs":{"\u001b[2J":1}}`, `{"names":{"\u001b[2J":"","\u001b[2J":""}}`, `{"` + strings.Repeat("x", 1<<16) + `":1}`,
+	long := strings.Repeat("9", 1<<16)
+	for name, tc := range map[string]struct {
+		text string
+		into any
+		want error // in the chain
+	}{
+		"an unknown field":     {`{"\u001b[2J":1}`, new(document), strictjson.ErrUnknown},
+		"no integer":           {`{"pcrs":{"\u001b[2J":1}}`, new(document), strictjson.ErrSpelling},
+		"twice":                {`{"names":{"\u001b[2J":"","\u001b[2J":""}}`, new(document), strictjson.ErrTwice},
+		"a long field":         {`{"` + long + `":1}`, new(document), strictjson.ErrUnknown},
+		"a long number":        {`{"version":` + long + `}`, new(document), nil},
+		"an opaque one":        {`{"raw":` + long + `}`, new(document), nil},
+		"a long date":          {`{"until":"` + long + `"}`, new(document), nil},
+		"a type's own message": {`"` + long + `\u001b[2J"`, new(shouting), errShouted},
+		"a sequence in it":     {`"\u001b[2J"`, new(shouting), errShouted},
 	} {
-		err := strictjson.Decode([]byte(text), new(document))
-		if err == nil || strings.Contains(err.Error(), "\x1b") || len(err.Error()) > 200 {
-			t.Errorf("%.40s: %.300q", text, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			err := strictjson.Decode([]byte(tc.text), tc.into)
+			if err == nil || strings.Contains(err.Error(), "\x1b") || len(err.Error()) > strictjson.MaxMessage {
+				t.Errorf("%.400q", err)
+			}
+			if tc.want != nil && !errors.Is(err, tc.want) {
+				t.Errorf("%.400q is not %v", err, tc.want)
+			}
+		})
 	}
 }
 
