@@ -20,6 +20,7 @@ import (
 	"github.com/constellation-os/constellation/attestation/swtpmtest"
 	"github.com/constellation-os/constellation/cli/command"
 	"github.com/constellation-os/constellation/cli/evidence"
+	"github.com/constellation-os/constellation/measurements/tcg"
 )
 
 // recipe takes the script out of the page that teaches it.
@@ -77,6 +78,22 @@ var recipeTests = []recipeTest{
 	{name: "V8: dropped", change: tampered["dropped.json"], want: "refused: event-log"},
 	{name: "V8: appended", change: tampered["appended.json"], want: "refused: event-log"},
 	{name: "V8: reordered", change: tampered["reordered.json"], want: "refused: event-log"},
+	{name: "V8: appended to the kernel's register", change: appended(10, tcg.IPL, inSHA256, inSHA384), want: "refused: event-log"},
+	{name: "V8: appended to the cluster's register", change: appended(15, tcg.IPL, inSHA256, inSHA384), want: "refused: event-log"},
+	{name: "V8: appended to a register that is not quoted", change: appended(16, tcg.IPL, inSHA256, inSHA384), want: "refused: event-log"},
+	{name: "V8: appended to the last register", change: appended(23, tcg.IPL, inSHA256, inSHA384), want: "refused: event-log"},
+	{name: "V8: a note for the kernel's register", change: appended(10, tcg.NoAction, inSHA256, inSHA384), want: "accepted"},
+	{name: "V8: an event without digests", change: appended(14, tcg.IPL), want: "refused: event-log"},
+	{name: "V8: a note without digests", change: appended(14, tcg.NoAction), want: "refused: event-log"},
+	{name: "V8: a note of one bank", change: appended(14, tcg.NoAction, inSHA256), want: "refused: event-log"},
+	{name: "V8: a note of the same bank twice", change: appended(14, tcg.NoAction, inSHA256, inSHA256), want: "refused: event-log"},
+	{name: "V8: a note of three banks", change: appended(14, tcg.NoAction, inSHA256, inSHA384, inSHA1), want: "refused: event-log"},
+	{name: "V8: a note of a bank that is not declared", change: appended(14, tcg.NoAction, inSHA256, inSHA1), want: "refused: event-log"},
+	{name: "V8: a note of an unknown bank", change: appended(14, tcg.NoAction, inSHA256, inOther), want: "refused: event-log"},
+	{name: "V8: a locality", change: located(1), want: "accepted"},
+	{name: "V8: a locality twice", change: located(2), want: "refused: event-log"},
+	{name: "V8: a locality after the events", change: locatedLate, want: "refused: event-log"},
+	{name: "V8: a result in an event's text", change: written, want: "refused: event-log"},
 	{name: "no version", change: func(one, _ *payload) error { one.Version = 0; return nil }, want: "refused: version"},
 	{name: "a changed signature", change: tampered["signature.json"], want: "refused: signature"},
 	{name: "a changed quote", change: tampered["quote.json"], want: "refused: signature"},
