@@ -26,17 +26,14 @@ func FromCaller(path string) string {
 }
 
 // ReadInput reads a file that a person named, bounded by limit bytes; "-" is
-// standard input.
+// standard input. It returns when the command's context is done, whatever the file is.
 func ReadInput(cmd *cobra.Command, path string, limit int64) ([]byte, error) {
-	if path == standard {
-		return readBounded(cmd.InOrStdin(), path, limit)
-	}
-	f, err := os.Open(FromCaller(path))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readBounded(f, path, limit)
+	return Interruptible(cmd.Context(), 0, func() ([]byte, error) {
+		if path == standard {
+			return readBounded(cmd.InOrStdin(), path, limit)
+		}
+		return ReadFile(FromCaller(path), limit)
+	})
 }
 
 // ReadFile reads a file, bounded by limit bytes.

@@ -40,6 +40,7 @@ func TestReadInput(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := &cobra.Command{}
+			cmd.SetContext(t.Context())
 			cmd.SetIn(strings.NewReader("abc"))
 			got, err := command.ReadInput(cmd, tc.path, tc.limit)
 			if string(got) != tc.want || (err == nil) != (tc.err == "") || (err != nil && !strings.Contains(err.Error(), tc.err)) {

@@ -18,6 +18,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the first signal asks, the second ends
 	code := command.Run(ctx, command.New(image.Command(), keys.Command(), evidence.Command(), policy.Command()), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)

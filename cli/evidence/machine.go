@@ -3,11 +3,13 @@
 package evidence
 
 import (
+	"context"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
@@ -64,10 +66,8 @@ that only as far as you believe this machine.`,
 			}
 			options.Intermediates = append(options.Intermediates, der)
 		}
-		var e *attestation.Evidence
-		err = withIssuer(*device, options, func(i *tpm.Issuer) (err error) {
-			e, err = i.Issue(cmd.Context(), b)
-			return err
+		e, err := withIssuer(cmd.Context(), *device, options, func(i *tpm.Issuer) (*attestation.Evidence, error) {
+			return i.Issue(cmd.Context(), b)
 		})
 		if err != nil {
 			return err
@@ -108,12 +108,13 @@ answer: not what was decrypted, but a proof of knowing it, for this nonce only.`
 		if err != nil {
 			return fmt.Errorf("%s: %w", args[0], err)
 		}
-		var answer []byte
 		noLog := tpm.IssuerOptions{EventLog: func() ([]byte, error) { return nil, errors.New("not needed") }}
-		err = withIssuer(*device, noLog, func(i *tpm.Issuer) (err error) {
-			answer, err = i.Respond(cmd.Context(), b, challenge)
-			return err
+		answer, err := withIssuer(cmd.Context(), *device, noLog, func(i *tpm.Issuer) ([]byte, error) {
+			return i.Respond(cmd.Context(), b, challenge)
 		})
+		if errors.Is(err, context.Canceled) {
+			return err
+		}
 		if err != nil {
 			return fmt.Errorf("%w\nwas the challenge made for evidence of this machine's TPM?", err)
 		}
@@ -122,18 +123,26 @@ answer: not what was decrypted, but a proof of knowing it, for this nonce only.`
 	return cmd
 }
 
-// withIssuer runs f with the machine's TPM, and leaves nothing loaded in it.
-func withIssuer(device string, o tpm.IssuerOptions, f func(*tpm.Issuer) error) error {
-	t, err := openTPM(command.FromCaller(device))
-	if err != nil {
-		return fmt.Errorf("open the TPM: %w\nname another device, or the socket of an swtpm, with --device", err)
-	}
-	defer t.Close()
-	i, err := tpm.NewIssuer(t, o)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(i), i.Close())
+// tpmPatience is how long a TPM has, once the command was interrupted, to finish what it
+// does and to be left clean.
+const tpmPatience = 2 * time.Second
+
+// withIssuer runs f with the machine's TPM, and leaves nothing loaded in it unless that
+// is silent when the command is interrupted.
+func withIssuer[T any](ctx context.Context, device string, o tpm.IssuerOptions, f func(*tpm.Issuer) (T, error)) (T, error) {
+	return command.Interruptible(ctx, tpmPatience, func() (out T, err error) {
+		t, err := openTPM(command.FromCaller(device))
+		if err != nil {
+			return out, fmt.Errorf("open the TPM: %w\nname another device, or the socket of an swtpm, with --device", err)
+		}
+		defer t.Close()
+		i, err := tpm.NewIssuer(t, o)
+		if err != nil {
+			return out, err
+		}
+		out, err = f(i)
+		return out, errors.Join(err, i.Close())
+	})
 }
 
 func openTPM(path string) (transport.TPMCloser, error) {
