@@ -29,6 +29,7 @@ var mutations = []struct {
 	{"a silent peer is given up", "atls/transport.go", "silence := time.AfterFunc(patience, cancel)", "silence := time.AfterFunc(100*patience, cancel)", "TestSilence"},
 	{"quotes have a rate", "atls/gate.go", "if g.rate > 0 && g.tokens < 1 {", "if false {", "TestFlood|TestGateBoundsTheRate"},
 	{"turns go round by source", "atls/gate.go", "append(slices.Delete(g.turns, i, i+1), source)", "append([]string{source}, slices.Delete(g.turns, i, i+1)...)", "TestGateIsFair"},
+	{"a source has a share of the slots", "atls/gate.go", "return g.perSource == 0 || g.inside[s] < g.perSource", "return g.perSource >= 0 || g.inside[s] < g.perSource", "TestGateBounds(ASource|WhoIsInside)"},
 	{"TLS 1.3 for this protocol only", "atls/channel.go", "|| s.NegotiatedProtocol != alpn {", "{", "TestOnlyFreshConnections"},
 	{"nil is not an issuer", "atls/atls.go", "		if isNil(issuer) {\n", "		if issuer == nil {\n", "TestConstructorsRefuseNil"},
 	{"a message has few fields", "decode.go", "*fields > maxFields {", "false {", "TestBombIsNotDecoded"},

@@ -111,6 +111,55 @@ func TestGateBoundsWhoIsInside(t *testing.T) {
 	})
 }
 
+// TestGateBoundsASource (V22): a source alone does not get all the slots, and another
+// need not wait for it.
+func TestGateBoundsASource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(limits{slots: 4, perSource: 2})
+		var leaves []func()
+		for range 2 {
+			leave, err := g.enter(t.Context(), "a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			leaves = append(leaves, leave)
+		}
+		third := func() (func(), error) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second) // of the bubble's clock
+			defer cancel()
+			return g.enter(ctx, "a")
+		}
+		if _, err := third(); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the third of one source: %v", err)
+		}
+		began := time.Now()
+		if _, err := g.enter(t.Context(), "b"); err != nil || time.Since(began) != 0 {
+			t.Errorf("the first of another waited %v: %v", time.Since(began), err)
+		}
+		leaves[0]()
+		if _, err := third(); err != nil {
+			t.Errorf("the third of one source, after the first: %v", err)
+		}
+	})
+}
+
+// TestGatesAreBounded: what docs/atls.md says of a server's gates, but of their rate.
+func TestGatesAreBounded(t *testing.T) {
+	s := newTransport(party{role: server}, Options{Timeout: 30 * time.Second, QuotesPerSecond: 5, QuoteBurst: 10})
+	for _, tc := range []struct {
+		name string
+		gate *gate
+		want limits
+	}{
+		{"handshakes", s.handshakes, limits{slots: 256, perSource: 64, queue: 4096}},
+		{"verifications", s.verifications, limits{slots: 64, perSource: 32, queue: 4096}},
+	} {
+		if tc.gate.limits != tc.want {
+			t.Errorf("%s are bounded by %+v, want %+v", tc.name, tc.gate.limits, tc.want)
+		}
+	}
+}
+
 func TestGateTurnsAwayWhenTheQueueIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(limits{slots: 1, queue: 3})
