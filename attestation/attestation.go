@@ -27,6 +27,8 @@ import (
 	"context"
 	"crypto/sha512"
 	"encoding/binary"
+	"reflect"
+	"slices"
 )
 
 // BindingSize is the length of a binding in bytes: the user data that SEV-SNP
@@ -89,4 +91,14 @@ type Verifier interface {
 	// that needs it then refuses with ReasonChallengeMissing, unless its policy
 	// explicitly waives what the challenge proves.
 	Verify(ctx context.Context, evidence *Evidence, binding Binding, challenge Challenger) (*Claims, error)
+}
+
+// IsNil also sees the nil pointer that hides in an interface. Constructors ask it, for
+// whom nil is a mistake and never means "without".
+func IsNil(v any) bool {
+	if v == nil {
+		return true
+	}
+	r := reflect.ValueOf(v)
+	return slices.Contains([]reflect.Kind{reflect.Pointer, reflect.Map, reflect.Slice, reflect.Func, reflect.Chan}, r.Kind()) && r.IsNil()
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -167,6 +168,33 @@ func composite(t *testing.T) (platform, inner *attestationtest.Device, issuer *a
 		t.Fatal(err)
 	}
 	return platform, inner, issuer, verifier
+}
+
+func TestCompositeConstructorsRefuseNil(t *testing.T) {
+	d := attestationtest.NewDevice("x")
+	p, none := attestationtest.Accept(d), (*attestationtest.Policy)(nil)
+	for name, verifiers := range map[string][2]attestation.Verifier{
+		"no platform": {nil, p}, "no inner": {p, nil}, "nil pointer as platform": {none, p}, "nil pointer as inner": {p, none},
+	} {
+		if c, err := attestation.NewComposite(verifiers[0], verifiers[1]); err == nil || !strings.Contains(err.Error(), "needs two verifiers") || c != nil {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+	}
+	report, err := d.Issue(t.Context(), attestation.Binding{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		platform *attestation.Evidence
+		inner    attestation.Issuer
+	}{
+		"no evidence": {nil, d}, "evidence without a part": {&attestation.Evidence{}, d}, "no issuer": {report, nil},
+		"nil pointer as issuer": {report, (*attestationtest.Device)(nil)},
+	} {
+		if c, err := attestation.NewCompositeIssuer(tc.platform, tc.inner); err == nil || !strings.Contains(err.Error(), "needs evidence of one part and an issuer") || c != nil {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+	}
 }
 
 func TestCompositeAccepts(t *testing.T) {

@@ -19,7 +19,7 @@ type Composite struct {
 // NewComposite makes the verifier of technology "PLATFORM+INNER". inner must
 // return its signing key in Claims.Key.
 func NewComposite(platform, inner Verifier) (*Composite, error) {
-	if platform == nil || inner == nil {
+	if IsNil(platform) || IsNil(inner) {
 		return nil, errors.New("attestation: a composite needs two verifiers")
 	}
 	c := &Composite{platform, inner}
@@ -85,7 +85,7 @@ type CompositeIssuer struct {
 // NewCompositeIssuer makes the issuer that matches NewComposite. platform is
 // evidence of one part over KeyBinding of the key that inner signs with.
 func NewCompositeIssuer(platform *Evidence, inner Issuer) (*CompositeIssuer, error) {
-	if platform == nil || len(platform.Parts) != 1 || inner == nil {
+	if platform == nil || len(platform.Parts) != 1 || IsNil(inner) {
 		return nil, errors.New("attestation: a composite needs evidence of one part and an issuer")
 	}
 	return &CompositeIssuer{platform, inner}, nil

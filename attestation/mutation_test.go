@@ -31,7 +31,7 @@ var mutations = []struct {
 	{"turns go round by source", "atls/gate.go", "append(slices.Delete(g.turns, i, i+1), source)", "append([]string{source}, slices.Delete(g.turns, i, i+1)...)", "TestGateIsFair"},
 	{"a source has a share of the slots", "atls/gate.go", "return g.perSource == 0 || g.inside[s] < g.perSource", "return g.perSource >= 0 || g.inside[s] < g.perSource", "TestGateBounds(ASource|WhoIsInside)"},
 	{"TLS 1.3 for this protocol only", "atls/channel.go", "|| s.NegotiatedProtocol != alpn {", "{", "TestOnlyFreshConnections"},
-	{"nil is not an issuer", "atls/atls.go", "		if isNil(issuer) {\n", "		if issuer == nil {\n", "TestConstructorsRefuseNil"},
+	{"nil is not an issuer", "atls/atls.go", "		if attestation.IsNil(issuer) {\n", "		if issuer == nil {\n", "TestConstructorsRefuseNil"},
 	{"a message has few fields", "decode.go", "*fields > maxFields {", "false {", "TestBombIsNotDecoded"},
 	{"a report binds the key", "composite.go", "KeyBinding(inner.Key)", "b", "TestComposite(Accepts|Refuses)"},
 	{"a policy is complete", "policy/policy.go", "if missing := raw.missing(); missing != nil {", "if missing := raw.missing(); missing != nil && raw.Version == nil {", "TestParseNamesWhatIsMissing"},

@@ -40,8 +40,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"reflect"
-	"slices"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -122,7 +120,7 @@ const (
 func build(role role, m mode, issuer attestation.Issuer, verifiers []attestation.Verifier, o Options) (*transport, error) {
 	p := party{role: role}
 	if m&proves != 0 {
-		if isNil(issuer) {
+		if attestation.IsNil(issuer) {
 			return nil, errors.New("atls: the side that proves needs an issuer")
 		}
 		if t := issuer.Technology(); !t.Valid() {
@@ -135,7 +133,7 @@ func build(role role, m mode, issuer attestation.Issuer, verifiers []attestation
 			return nil, fmt.Errorf("atls: the side that verifies needs 1 to %d verifiers, not %d", maxTechnologies, len(verifiers))
 		}
 		for i, v := range verifiers {
-			if isNil(v) {
+			if attestation.IsNil(v) {
 				return nil, fmt.Errorf("atls: verifier %d is nil", i)
 			}
 			if t := v.Technology(); !t.Valid() || p.verifier(t) != nil {
@@ -159,15 +157,6 @@ func orDefault[T comparable](v, preset T) T {
 		return preset
 	}
 	return v
-}
-
-// isNil also sees the nil pointer that hides in an interface.
-func isNil(v any) bool {
-	if v == nil {
-		return true
-	}
-	r := reflect.ValueOf(v)
-	return slices.Contains([]reflect.Kind{reflect.Pointer, reflect.Map, reflect.Slice, reflect.Func, reflect.Chan}, r.Kind()) && r.IsNil()
 }
 
 // ClaimsFromContext returns what the peer of an RPC proved. It fails where the peer

@@ -135,7 +135,7 @@ func TestConstructorsRefuseNil(t *testing.T) {
 		"name of a technology":    func() (credentials.TransportCredentials, error) { return ServerProve(bad, Options{}) },
 		"negative option":         func() (credentials.TransportCredentials, error) { return ServerProve(d, Options{QuoteBurst: -1}) },
 	} {
-		if c, err := f(); err == nil || c != nil && !isNil(c) {
+		if c, err := f(); err == nil || c != nil && !attestation.IsNil(c) {
 			t.Errorf("%s: made credentials (%v)", name, err)
 		}
 	}

@@ -37,7 +37,7 @@ type IssuerOptions struct {
 }
 
 // Issuer implements attestation.Responder with a TPM. It does one command after the
-// other, and keeps two transient objects loaded until Close.
+// other, and keeps two transient objects loaded until Close. The zero value only fails.
 type Issuer struct {
 	options      IssuerOptions
 	certificates [][]byte
@@ -61,7 +61,7 @@ type loaded struct {
 // It does not take over t, and nobody else may use t before Close but through the
 // kernel's resource manager.
 func NewIssuer(t transport.TPM, o IssuerOptions) (*Issuer, error) {
-	if t == nil || o.EventLog == nil {
+	if attestation.IsNil(t) || o.EventLog == nil {
 		return nil, errors.New("tpm: an issuer needs a TPM and its event log")
 	}
 	i := &Issuer{options: o, tpm: t}
@@ -92,11 +92,22 @@ func NewIssuer(t transport.TPM, o IssuerOptions) (*Issuer, error) {
 func (i *Issuer) Close() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.closed {
+	if i.usable() != nil {
 		return nil
 	}
 	i.closed = true
 	return i.flush(i.ek, i.ak)
+}
+
+// usable says why not. i.mu is held.
+func (i *Issuer) usable() error {
+	switch {
+	case i.tpm == nil:
+		return errors.New("the issuer was not made by NewIssuer")
+	case i.closed:
+		return errors.New("the issuer is closed")
+	}
+	return nil
 }
 
 func (i *Issuer) flush(keys ...*loaded) (err error) {
@@ -157,6 +168,12 @@ func (i *Issuer) Technology() attestation.Technology { return Technology }
 
 // Issue implements attestation.Issuer.
 func (i *Issuer) Issue(ctx context.Context, b attestation.Binding) (*attestation.Evidence, error) {
+	i.mu.Lock()
+	err := i.usable()
+	i.mu.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("tpm: %w", err)
+	}
 	log, err := i.options.EventLog()
 	if err != nil {
 		return nil, fmt.Errorf("tpm: read the event log: %w", err)
@@ -181,8 +198,8 @@ func (i *Issuer) Issue(ctx context.Context, b attestation.Binding) (*attestation
 func (i *Issuer) quote(ctx context.Context, b attestation.Binding, m *api.TPM) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.closed {
-		return errors.New("the issuer is closed")
+	if err := i.usable(); err != nil {
+		return err
 	}
 	data := qualifyingData(b)
 	for range quoteAttempts {
@@ -276,8 +293,8 @@ func (i *Issuer) Respond(_ context.Context, b attestation.Binding, challenge []b
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.closed {
-		return nil, errors.New("tpm: the issuer is closed")
+	if err := i.usable(); err != nil {
+		return nil, fmt.Errorf("tpm: %w", err)
 	}
 	r, err := tpm2.ActivateCredential{
 		ActivateHandle: tpm2.AuthHandle{Handle: i.ak.handle, Name: i.ak.name, Auth: tpm2.PasswordAuth(nil)},

@@ -26,7 +26,8 @@ type VerifierOptions struct {
 	Now func() time.Time
 }
 
-// Verifier implements attestation.Verifier by a policy.
+// Verifier implements attestation.Verifier by a policy. The zero value refuses all
+// evidence.
 type Verifier struct {
 	policy      *policy.Document
 	roots       *x509.CertPool
@@ -77,6 +78,9 @@ func (v *Verifier) Verify(ctx context.Context, e *attestation.Evidence, b attest
 // verify makes all the checks; resident is the last, that the attestation key is in
 // the TPM of the endorsement key.
 func (v *Verifier) verify(e *attestation.Evidence, b attestation.Binding, resident func(endorsementKey, attestationKey []byte) error) (*attestation.Claims, error) {
+	if v == nil || v.policy == nil {
+		return nil, attestation.Refuse(attestation.ReasonPolicy, "the verifier was not made by NewVerifier, and has no policy")
+	}
 	m, err := parsePayload(e)
 	if err != nil {
 		return nil, err

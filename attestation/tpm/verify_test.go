@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -355,4 +356,37 @@ func FuzzStructures(f *testing.F) {
 		parseEndorsementKey(data)
 		parseChallenge(data)
 	})
+}
+
+// TestZeroValues: what no constructor made neither accepts nor panics.
+func TestZeroValues(t *testing.T) {
+	p := boot("good")
+	b := attestation.Binding{1}
+	e, err := newFake(t, "one", newCA(t), p).Issue(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, v := range map[string]*Verifier{"zero": {}, "nil": nil} {
+		if claims, err := v.Verify(t.Context(), e, b, nil); attestation.ReasonOf(err) != attestation.ReasonPolicy || claims != nil {
+			t.Errorf("%s verifier: %v", name, err)
+		}
+		if claims, err := v.VerifyAnswered(e, b, nil, nil); attestation.ReasonOf(err) != attestation.ReasonPolicy || claims != nil {
+			t.Errorf("%s verifier, answered: %v", name, err)
+		}
+	}
+	i := &Issuer{}
+	const want = "the issuer was not made by NewIssuer"
+	if e, err := i.Issue(t.Context(), b); err == nil || !strings.Contains(err.Error(), want) || e != nil {
+		t.Errorf("issue: %v", err)
+	}
+	question, _, err := NewChallenge(e, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := i.Respond(t.Context(), b, question); err == nil || !strings.Contains(err.Error(), want) || answer != nil {
+		t.Errorf("respond: %v", err)
+	}
+	if err := i.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
 }
