@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/constellation-os/constellation/attestation"
 )
@@ -46,6 +47,8 @@ type exchange struct {
 	exporter []byte
 	// enterQuote and enterVerify wait for a turn, and return how to end it.
 	enterQuote, enterVerify func(context.Context) (leave func(), err error)
+	// hurry ends the exchange after d, unless it is stopped before.
+	hurry func(d time.Duration) (stop func())
 	// greeted is called when the peer has said hello.
 	greeted func()
 
@@ -181,19 +184,20 @@ func (x *exchange) respond(ctx context.Context, b attestation.Binding, challenge
 
 // verify reads the peer's evidence, judges it, and tells the peer.
 func (x *exchange) verify(ctx context.Context, t attestation.Technology) (*attestation.Claims, error) {
+	announced, err := x.awaitEvidence()
+	if err != nil {
+		return nil, err
+	}
 	leave, err := x.enterVerify(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	_, body, err := readFrame(x.conn, frameEvidence)
+	evidence, err := x.readEvidence(announced)
 	if err != nil {
 		return nil, err
 	}
-	evidence, err := attestation.ParseEvidence(body)
-	if err != nil {
-		return nil, err
-	}
+	defer x.hurry(proofTimeout)()
 	if evidence.Technology() != t {
 		return nil, attestation.Refuse(attestation.ReasonTechnology, "evidence of %q, agreed was %q", evidence.Technology(), t)
 	}
@@ -205,6 +209,21 @@ func (x *exchange) verify(ctx context.Context, t attestation.Technology) (*attes
 		return nil, attestation.Refuse(attestation.ReasonInternal, "the verifier of %q returned no claims", t)
 	}
 	return claims, writeFrame(x.conn, frameResult, result(0, 0))
+}
+
+// awaitEvidence waits without a turn to verify: whoever sends nothing holds up nobody.
+func (x *exchange) awaitEvidence() (*announced, error) {
+	defer x.hurry(proofTimeout)()
+	return readHeader(x.conn, frameEvidence)
+}
+
+func (x *exchange) readEvidence(a *announced) (*attestation.Evidence, error) {
+	defer x.hurry(bodyTimeout)()
+	body, err := a.read(x.conn)
+	if err != nil {
+		return nil, err
+	}
+	return attestation.ParseEvidence(body)
 }
 
 // challenger asks the peer, at most MaxRounds times.

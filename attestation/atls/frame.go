@@ -5,6 +5,7 @@ package atls
 import (
 	"encoding/binary"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/constellation-os/constellation/attestation"
@@ -66,38 +67,55 @@ func writeFrame(w io.Writer, t frameType, body []byte) error {
 // readFrame reads one frame that must be of a type in want, and not a byte more.
 // A result that is a refusal may come at any time, and is returned as an *Error.
 func readFrame(r io.Reader, want ...frameType) (frameType, []byte, error) {
+	a, err := readHeader(r, want...)
+	if err != nil {
+		return 0, nil, err
+	}
+	body, err := a.read(r)
+	return a.frameType, body, err
+}
+
+// announced is a frame whose header was read.
+type announced struct {
+	frameType
+	size int
+	want []frameType
+}
+
+// readHeader reads as much of a frame as costs nothing to keep.
+func readHeader(r io.Reader, want ...frameType) (*announced, error) {
 	var header [headerSize]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	word := binary.BigEndian.Uint32(header[:])
 	t, size := frameType(word>>24), int(word&0xffffff)
 	switch {
 	case t.limit() == 0:
-		return 0, nil, attestation.Refuse(attestation.ReasonMalformed, "frame of unknown type %d", t)
+		return nil, attestation.Refuse(attestation.ReasonMalformed, "frame of unknown type %d", t)
 	case size > t.limit():
-		return 0, nil, attestation.Refuse(attestation.ReasonTooLarge, "frame %d of %d bytes, at most %d", t, size, t.limit())
+		return nil, attestation.Refuse(attestation.ReasonTooLarge, "frame %d of %d bytes, at most %d", t, size, t.limit())
 	}
-	expected := false
-	for _, w := range want {
-		expected = expected || w == t
-	}
+	expected := slices.Contains(want, t)
 	if !expected && t != frameResult {
-		return 0, nil, attestation.Refuse(attestation.ReasonUnexpected, "frame %d where one of %d is expected", t, want)
+		return nil, attestation.Refuse(attestation.ReasonUnexpected, "frame %d where one of %d is expected", t, want)
 	}
-	body, err := readBody(r, size)
-	if err != nil {
-		return 0, nil, err
+	return &announced{t, size, want}, nil
+}
+
+// read reads the body, and judges it if it is a result.
+func (a *announced) read(r io.Reader) ([]byte, error) {
+	body, err := readBody(r, a.size)
+	if err != nil || a.frameType != frameResult {
+		return body, err
 	}
-	if t == frameResult {
-		if err := parseResult(body); err != nil {
-			return 0, nil, err
-		}
-		if !expected {
-			return 0, nil, attestation.Refuse(attestation.ReasonUnexpected, "acceptance where one of %d is expected", want)
-		}
+	if err := parseResult(body); err != nil {
+		return nil, err
 	}
-	return t, body, nil
+	if !slices.Contains(a.want, frameResult) {
+		return nil, attestation.Refuse(attestation.ReasonUnexpected, "acceptance where one of %d is expected", a.want)
+	}
+	return body, nil
 }
 
 // readBody lets memory grow with what arrives, not with what was announced.

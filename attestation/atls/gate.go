@@ -148,7 +148,7 @@ func (g *gate) wake() {
 }
 
 // source is by what connections are told apart for fairness: the IPv4 address, or
-// the IPv6 network of 64 bits, which one subscriber commonly has.
+// the IPv6 network of 48 bits, which one site commonly has: 65,536 of 64 bits.
 func source(a net.Addr) string {
 	if a == nil {
 		return ""
@@ -161,5 +161,5 @@ func source(a net.Addr) string {
 	if ip.Is4() {
 		return ip.String()
 	}
-	return netip.PrefixFrom(ip.WithZone(""), 64).Masked().String()
+	return netip.PrefixFrom(ip.WithZone(""), 48).Masked().String()
 }

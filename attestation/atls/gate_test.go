@@ -151,8 +151,8 @@ func TestGatesAreBounded(t *testing.T) {
 		gate *gate
 		want limits
 	}{
-		{"handshakes", s.handshakes, limits{slots: 256, perSource: 64, queue: 4096}},
-		{"verifications", s.verifications, limits{slots: 64, perSource: 32, queue: 4096}},
+		{"handshakes", s.handshakes, limits{slots: 1024, perSource: 64, queue: 4096}},
+		{"verifications", s.verifications, limits{slots: 128, perSource: 32, queue: 4096}},
 	} {
 		if tc.gate.limits != tc.want {
 			t.Errorf("%s are bounded by %+v, want %+v", tc.name, tc.gate.limits, tc.want)
@@ -192,6 +192,7 @@ func TestSource(t *testing.T) {
 		{"192.0.2.1:1", "192.0.2.1:2"},
 		{"[::ffff:192.0.2.1]:1", "192.0.2.1:2"},
 		{"[2001:db8::1]:1", "[2001:db8::ffff:2]:9"},
+		{"[2001:db8:0:1::1]:1", "[2001:db8:0:ffff::1]:1"},
 		{"[fe80::1%lo]:1", "[fe80::2%eth0]:1"},
 	} {
 		a, _ := net.ResolveTCPAddr("tcp", tc.a)
@@ -200,7 +201,7 @@ func TestSource(t *testing.T) {
 			t.Errorf("%s and %s are two sources, %q and %q", tc.a, tc.b, source(a), source(b))
 		}
 	}
-	a, b := &net.TCPAddr{IP: net.ParseIP("2001:db8::1")}, &net.TCPAddr{IP: net.ParseIP("2001:db8:0:1::1")}
+	a, b := &net.TCPAddr{IP: net.ParseIP("2001:db8::1")}, &net.TCPAddr{IP: net.ParseIP("2001:db8:1::1")}
 	if source(a) == source(b) {
 		t.Errorf("two networks are one source, %q", source(a))
 	}

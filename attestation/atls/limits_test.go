@@ -37,7 +37,7 @@ func TestSilence(t *testing.T) {
 		{"after the hello", func(t *testing.T, raw net.Conn) { greet(t, raw) }, proofTimeout},
 		{"in the evidence", func(t *testing.T, raw net.Conn) {
 			greet(t, raw).Write(append(header(frameEvidence, attestation.MaxEvidenceSize), make([]byte, 1000)...))
-		}, proofTimeout},
+		}, bodyTimeout},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -54,6 +54,32 @@ func TestSilence(t *testing.T) {
 			})
 		})
 	}
+}
+
+// stuck proves itself, and never answers a challenge.
+type stuck struct{ *attestationtest.Device }
+
+func (stuck) Respond(ctx context.Context, _ attestation.Binding, _ []byte) ([]byte, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestSilentAnswer: whoever has shown good evidence does not keep its turn either.
+func TestSilentAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := attestationtest.NewDevice("x")
+		challenging := attestationtest.Accept(d)
+		challenging.Rounds = 1
+		a, b := net.Pipe()
+		c := start(t.Context(), must(ClientProve(stuck{d}, Options{})), client, a)
+		began := time.Now()
+		s := start(t.Context(), must(ServerVerify(verifiers{challenging}, Options{})), server, b)
+		wantRefusal(t, "server", <-s, attestation.ReasonTimeout, false)
+		if took := time.Since(began); took > proofTimeout+farewell {
+			t.Errorf("took %v", took)
+		}
+		<-c
+	})
 }
 
 // TestDribble: a byte now and then does not extend the deadline.

@@ -20,11 +20,12 @@ import (
 // Limits of a server, shared by all its connections.
 const (
 	greetTimeout   = 10 * time.Second // for TLS and the hello
-	proofTimeout   = 15 * time.Second // for a client's evidence and answers, once it has a turn
-	handshakes     = 256              // at work at once; more would only make each other late
+	proofTimeout   = 15 * time.Second // for a client's evidence to begin, and again for its answers
+	bodyTimeout    = 2 * time.Second  // for the rest of the evidence, once the client has a turn
+	handshakes     = 1024             // at once; most of them wait for their peers
 	handshakesFrom = 64               // of them, from one source
 	waiting        = 4096             // for a turn, from one source; they cost a goroutine each
-	verifications  = 64               // holding evidence at once
+	verifications  = 128              // holding evidence at once
 	verifiesFrom   = 32               // of them, from one source
 	quotesAtOnce   = 4                // the device does one after the other anyway
 	farewell       = 2 * time.Second  // for telling the peer of a refusal
@@ -206,7 +207,8 @@ func (t *transport) exchange(ctx context.Context, cancel func(), conn *tls.Conn,
 		conn:        conn,
 		exporter:    secret,
 		enterQuote:  func(ctx context.Context) (func(), error) { return t.quotes.enter(ctx, from) },
-		enterVerify: func(ctx context.Context) (func(), error) { return t.enterVerify(ctx, cancel, from) },
+		enterVerify: func(ctx context.Context) (func(), error) { return t.enterVerify(ctx, from) },
+		hurry:       func(d time.Duration) func() { return t.hurry(d, cancel) },
 		greeted:     greeted,
 	}
 	return x.run(ctx)
@@ -220,18 +222,22 @@ func (t *transport) enterHandshake(ctx context.Context, from string) (func(), er
 	return t.handshakes.enter(ctx, from)
 }
 
-// enterVerify waits for one of a server's turns to hold evidence, and lets nobody
-// keep one. A client waits for one server, which may have others to answer first.
-func (t *transport) enterVerify(ctx context.Context, cancel func(), from string) (func(), error) {
+// enterVerify waits for one of a server's turns to hold evidence.
+func (t *transport) enterVerify(ctx context.Context, from string) (func(), error) {
 	if t.role == client {
 		return func() {}, nil
 	}
-	leave, err := t.verifications.enter(ctx, from)
-	if err != nil {
-		return nil, err
+	return t.verifications.enter(ctx, from)
+}
+
+// hurry lets nobody keep a server. A client waits for one server, which may have others
+// to answer first.
+func (t *transport) hurry(d time.Duration, cancel func()) (stop func()) {
+	if t.role == client {
+		return func() {}
 	}
-	timer := time.AfterFunc(proofTimeout, cancel)
-	return func() { timer.Stop(); leave() }, nil
+	timer := time.AfterFunc(d, cancel)
+	return func() { timer.Stop() }
 }
 
 // refuse tells the peer why, unless it was the peer who told us.
