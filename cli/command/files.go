@@ -16,6 +16,18 @@ import (
 // standard is how a person names standard input or output instead of a file.
 const standard = "-"
 
+// ErrEmpty is in the chain of an error about a file with nothing in it.
+var ErrEmpty = errors.New("the file is empty")
+
+// LimitError is in the chain of an error about a file that is too large.
+type LimitError struct {
+	Path  string
+	Limit int64 // in bytes
+}
+
+// Error implements error.
+func (e *LimitError) Error() string { return fmt.Sprintf("%s: more than %d bytes", e.Path, e.Limit) }
+
 // FromCaller interprets a path that a person typed: under "bazel run" the working
 // directory is not theirs.
 func FromCaller(path string) string {
@@ -26,7 +38,7 @@ func FromCaller(path string) string {
 }
 
 // ReadInput reads a file that a person named, bounded by limit bytes; "-" is
-// standard input. It returns when the command's context is done, whatever the file is.
+// standard input. Errors about its size are ErrEmpty and *LimitError. It returns when the command's context is done, whatever the file is.
 func ReadInput(cmd *cobra.Command, path string, limit int64) ([]byte, error) {
 	return Interruptible(cmd.Context(), 0, func() ([]byte, error) {
 		if path == standard {
@@ -52,9 +64,9 @@ func readBounded(r io.Reader, path string, limit int64) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", path, err)
 	case int64(len(data)) > limit:
-		return nil, fmt.Errorf("%s: more than %d bytes", path, limit)
+		return nil, &LimitError{path, limit}
 	case len(data) == 0:
-		return nil, fmt.Errorf("%s: %w", path, errors.New("the file is empty"))
+		return nil, fmt.Errorf("%s: %w", path, ErrEmpty)
 	}
 	return data, nil
 }

@@ -6,6 +6,7 @@ package evidence
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -86,11 +87,25 @@ func parseLine(line []byte) ([]byte, error) {
 	return data, nil
 }
 
+// readBrought reads what a machine brings. It tells a file that cannot be read, an
+// error, from one of no size that the machine may bring, a refusal.
+func readBrought(cmd *cobra.Command, path string, limit int64) (data []byte, refusal, err error) {
+	data, err = command.ReadInput(cmd, path, limit)
+	var tooLarge *command.LimitError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, attestation.Refuse(attestation.ReasonTooLarge, "%w", err), nil
+	case errors.Is(err, command.ErrEmpty):
+		return nil, attestation.Refuse(attestation.ReasonMalformed, "%w", err), nil
+	}
+	return data, nil, err
+}
+
 // readEvidence tells a file that cannot be read, an error, from what is in it, a refusal.
 func readEvidence(cmd *cobra.Command, path string) (e *attestation.Evidence, refusal, err error) {
-	data, err := command.ReadInput(cmd, path, evidencejson.MaxSize)
-	if err != nil {
-		return nil, nil, err
+	data, refusal, err := readBrought(cmd, path, evidencejson.MaxSize)
+	if refusal != nil || err != nil {
+		return nil, refusal, err
 	}
 	e, refusal = evidencejson.Parse(data)
 	return e, refusal, nil

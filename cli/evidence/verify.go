@@ -146,9 +146,9 @@ func (f *verifyFlags) readAnswer(cmd *cobra.Command) (p *tpm.Pending, answer []b
 	if p, err = tpm.ParsePending(kept); err != nil {
 		return nil, nil, nil, fmt.Errorf("%s: %w", f.secret, err)
 	}
-	line, err := command.ReadInput(cmd, f.response, maxLineSize)
-	if err != nil {
-		return nil, nil, nil, err
+	line, refusal, err := readBrought(cmd, f.response, maxLineSize)
+	if refusal != nil || err != nil {
+		return nil, nil, refusal, err
 	}
 	if answer, err = parseLine(line); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", f.response, err), nil
