@@ -251,6 +251,67 @@ func TestCompositeRefuses(t *testing.T) {
 	}
 }
 
+// claiming changes what a verifier returns.
+type claiming struct {
+	attestation.Verifier
+	change func(*attestation.Claims)
+}
+
+func (c claiming) Verify(ctx context.Context, e *attestation.Evidence, b attestation.Binding, ask attestation.Challenger) (*attestation.Claims, error) {
+	claims, err := c.Verifier.Verify(ctx, e, b, ask)
+	if err == nil {
+		c.change(claims)
+	}
+	return claims, err
+}
+
+// joined judges evidence whose platform's part is made over KeyBinding of key, with an
+// inner verifier whose claims are changed.
+func joined(t *testing.T, key func(inner *attestationtest.Device) []byte, change func(*attestation.Claims)) (*attestation.Claims, error) {
+	t.Helper()
+	platform, inner := attestationtest.NewDevice("firmware"), attestationtest.NewDevice("os")
+	report, err := platform.Issue(t.Context(), attestation.KeyBinding(key(inner)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := attestation.NewCompositeIssuer(report, inner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := attestation.NewComposite(attestationtest.Accept(platform), claiming{attestationtest.Accept(inner), change})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := issuer.Issue(t.Context(), attestation.Binding{7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.Verify(t.Context(), e, attestation.Binding{7}, nil)
+}
+
+// TestCompositeNeedsAKey: a report that vouches for no key vouches for nothing.
+func TestCompositeNeedsAKey(t *testing.T) {
+	claims, err := joined(t, func(*attestationtest.Device) []byte { return nil }, func(c *attestation.Claims) { c.Key = nil })
+	if attestation.ReasonOf(err) != attestation.ReasonInternal || err == nil || claims != nil {
+		t.Errorf("got %+v, %v", claims, err)
+	}
+}
+
+// TestCompositeProperties: the platform's report is neither fresh nor of the whole boot,
+// so it proves neither for the inner part.
+func TestCompositeProperties(t *testing.T) {
+	claims, err := joined(t, (*attestationtest.Device).Public, func(c *attestation.Claims) {
+		c.Properties = attestation.Properties{attestation.PropertyResident}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := attestation.Properties{attestation.PropertyResident, attestation.PropertyEndorsed}
+	if diff := cmp.Diff(want, claims.Properties); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func FuzzParseEvidence(f *testing.F) {
 	good, err := attestation.NewEvidence("tpm", []byte("payload")).Marshal()
 	if err != nil {

@@ -61,6 +61,15 @@ var mutations = []struct {
 	{"nonces have 32 bytes", "nonce.go", "	if len(nonce) < MinNonceSize || len(nonce) > MaxNonceSize {\n		return Binding{}", "	if false {\n		return Binding{}", "TestNonceBinding"},
 	{"the log replays", "tpm/verify.go", "!bytes.Equal(values[pcr], seen)", "false && !bytes.Equal(values[pcr], seen)", "TestEventLog"},
 	{"what was booted is accepted", "tpm/verify.go", "image, err := v.policy.CheckPCRs(pcrs, v.now())\n	if err != nil {", "image, err := v.policy.CheckPCRs(pcrs, v.now())\n	if false {", "TestMeasurements"},
+	{"a silent verifier does not accept", "atls/exchange.go", "if claims == nil {", "if false {", "TestNoClaims"},
+	{"an ended handshake is not handed out", "atls/transport.go", "if err == nil && !interrupted() {", "if false {", "TestCancelledAtTheEnd"},
+	{"only so many sources wait", "atls/gate.go", "|| n == 0 && len(g.turns) >= maxSources {", "{", "TestGateBoundsSources"},
+	{"a report vouches for some key", "composite.go", "if len(inner.Key) == 0 {", "if false {", "TestCompositeNeedsAKey"},
+	{"a report is not fresh", "composite.go", " && p != PropertyFresh", "", "TestCompositeProperties"},
+	{"an authority is not a TPM", "tpm/endorsement.go", "leaf.IsCA ||", "", "TestEndorsement"},
+	{"certificates expire by the verifier's clock", "tpm/endorsement.go", "CurrentTime: v.now(), ", "", "TestEndorsementByTheVerifiersClock"},
+	{"nothing follows a challenge", "tpm/credential.go", "!r.done() ||", "r.bad ||", "TestParseChallenge"},
+	{"weak curves are named", "policy/review.go", "		r.strength(where, key.Curve.Params().BitSize, minCurveBits)\n", "", "TestReview"},
 }
 
 var failed = regexp.MustCompile(`(?m)^ *--- FAIL: (\S+)`)

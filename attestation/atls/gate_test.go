@@ -187,6 +187,33 @@ func TestGateTurnsAwayWhenTheQueueIsFull(t *testing.T) {
 	})
 }
 
+// TestGateBoundsSources: only so many may wait, but those that do may come again.
+func TestGateBoundsSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(limits{slots: 1})
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := g.enter(ctx, "inside"); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for i := range maxSources {
+			wg.Go(func() { g.enter(ctx, fmt.Sprint(i)) })
+		}
+		synctest.Wait()
+		var e *Error
+		if _, err := g.enter(ctx, "one more"); !errors.As(err, &e) || e.Reason != attestation.ReasonBusy || e.RetryAfter == 0 {
+			t.Errorf("a source more than may wait: %v", err)
+		}
+		short, stop := context.WithTimeout(ctx, time.Second) // of the bubble's clock
+		defer stop()
+		if _, err := g.enter(short, "0"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a source that waits already: %v", err)
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
 func TestSource(t *testing.T) {
 	for _, tc := range []struct{ a, b string }{
 		{"192.0.2.1:1", "192.0.2.1:2"},

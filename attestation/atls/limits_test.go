@@ -7,6 +7,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,6 +118,69 @@ func TestCancelledClient(t *testing.T) {
 		wantRefusal(t, "client", <-c, attestation.ReasonTimeout, false)
 		b.Close()
 	})
+}
+
+// late ends its caller's context in the moment in which the verdict is sent.
+type late struct {
+	net.Conn
+	cancel func()
+	armed  atomic.Bool
+	ended  chan bool // the handshake has noticed
+}
+
+func (l *late) Write(b []byte) (int, error) {
+	n, err := l.Conn.Write(b)
+	if l.armed.CompareAndSwap(true, false) {
+		l.cancel()
+		<-l.ended
+	}
+	return n, err
+}
+
+func (l *late) SetDeadline(at time.Time) error {
+	if at.Before(time.Now()) {
+		close(l.ended)
+	}
+	return l.Conn.SetDeadline(at)
+}
+
+// noticing tells when evidence is judged.
+type noticing struct {
+	*policy
+	judged func()
+}
+
+func (n noticing) Verify(ctx context.Context, e *attestation.Evidence, b attestation.Binding, ask attestation.Challenger) (*attestation.Claims, error) {
+	n.judged()
+	return n.policy.Verify(ctx, e, b, ask)
+}
+
+// TestCancelledAtTheEnd: a connection whose deadline has been spent is not handed out.
+func TestCancelledAtTheEnd(t *testing.T) {
+	a, b := net.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	conn := &late{Conn: a, cancel: cancel, ended: make(chan bool)}
+	d := attestationtest.NewDevice("x")
+	accept := noticing{attestationtest.Accept(d), func() { conn.armed.Store(true) }}
+	s := start(t.Context(), must(ServerProve(d, Options{})), server, b)
+	wantRefusal(t, "client", <-start(ctx, must(ClientVerify(verifiers{accept}, Options{})), client, conn), attestation.ReasonTimeout, false)
+	<-s
+	b.Close()
+}
+
+// silentVerifier neither accepts nor refuses.
+type silentVerifier struct{ *policy }
+
+func (silentVerifier) Verify(context.Context, *attestation.Evidence, attestation.Binding, attestation.Challenger) (*attestation.Claims, error) {
+	return nil, nil
+}
+
+// TestNoClaims: a verifier's silence is not consent.
+func TestNoClaims(t *testing.T) {
+	d := attestationtest.NewDevice("x")
+	c, s := meet(t, must(ClientProve(d, Options{})), must(ServerVerify(verifiers{silentVerifier{attestationtest.Accept(d)}}, Options{})))
+	wantRefusal(t, "server", s, attestation.ReasonInternal, false)
+	wantRefusal(t, "client", c, attestation.ReasonInternal, true)
 }
 
 // TestHangingUp: a peer that goes away is told apart from one that is slow.

@@ -3,6 +3,9 @@
 package policy
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -35,6 +38,21 @@ func weakAuthority(t testing.TB, from, to time.Time) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return authorityWith(t, key, from, to)
+}
+
+// curveAuthority has a key of a curve.
+func curveAuthority(t testing.TB, curve elliptic.Curve) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authorityWith(t, key, reviewed.AddDate(-1, 0, 0), reviewed.AddDate(9, 0, 0))
+}
+
+func authorityWith(t testing.TB, key crypto.Signer, from, to time.Time) string {
+	t.Helper()
 	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "old"}, IsCA: true, BasicConstraintsValid: true, NotBefore: from, NotAfter: to}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
 	if err != nil {
@@ -87,6 +105,12 @@ func TestReview(t *testing.T) {
 		{"an old authority", func(v value) {
 			v["endorsement"] = value{"authorities": []string{weakAuthority(t, time.Unix(0, 0), reviewed.AddDate(0, 0, -1))}}
 		}, 0, []found{{KindWeak, "authority CN=old", nil}, {KindExpired, "authority CN=old", nil}}},
+		{"an authority of a small curve", func(v value) {
+			v["endorsement"] = value{"authorities": []string{curveAuthority(t, elliptic.P224())}}
+		}, 0, []found{{KindWeak, "authority CN=old", nil}}},
+		{"an authority of the smallest curve that is accepted", func(v value) {
+			v["endorsement"] = value{"authorities": []string{curveAuthority(t, elliptic.P256())}}
+		}, 0, nil},
 		{"an authority of the future", func(v value) {
 			v["endorsement"] = value{"authorities": []string{weakAuthority(t, reviewed.AddDate(0, 0, 1), reviewed.AddDate(0, 0, 30))}}
 		}, 0, []found{{KindInvalid, "authority CN=old", nil}, {KindWeak, "authority CN=old", nil}}},

@@ -3,12 +3,15 @@
 package tpm
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/binary"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -43,6 +46,7 @@ func TestEndorsement(t *testing.T) {
 			&spliced{foreign, t, func(m *api.TPM) { m.EndorsementKey, m.EndorsementCertificates = one.ekPublic(), one.certificates }}, attestation.ReasonChallenge},
 		{"expired", authority, certified(func(x *x509.Certificate) { x.NotAfter = now.AddDate(0, 0, -1) }), attestation.ReasonIdentity},
 		{"a certificate for something else", authority, certified(func(x *x509.Certificate) { x.UnknownExtKeyUsage = []asn1.ObjectIdentifier{{1, 2, 3}} }), attestation.ReasonIdentity},
+		{"a certificate of an authority", authority, certified(func(x *x509.Certificate) { x.IsCA, x.BasicConstraintsValid = true, true }), attestation.ReasonIdentity},
 		{"the authority's own certificate", authority, &spliced{one, t, func(m *api.TPM) { m.EndorsementCertificates = [][]byte{c.der} }}, attestation.ReasonIdentity},
 		{"not a certificate", authority, &spliced{one, t, func(m *api.TPM) { m.EndorsementCertificates = [][]byte{{1}} }}, attestation.ReasonMalformed},
 		{"V12: many certificates", authority, &spliced{one, t, func(m *api.TPM) {
@@ -77,6 +81,45 @@ func TestEndorsement(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestEndorsementByTheVerifiersClock: a certificate that has expired by the verifier's
+// clock is not saved by the system's.
+func TestEndorsementByTheVerifiersClock(t *testing.T) {
+	p, c := boot("good"), newCA(t)
+	f := newFake(t, "one", nil, p)
+	f.certificates = [][]byte{c.certify(t, &f.ek.PublicKey, func(x *x509.Certificate) {
+		x.NotBefore, x.NotAfter = time.Now().AddDate(-1, 0, 0), time.Now().AddDate(1, 0, 0)
+	})}
+	v, err := NewVerifier(policyOf(t, p, [][]byte{c.der}), VerifierOptions{Now: func() time.Time { return time.Now().AddDate(2, 0, 0) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, v, f, attestation.ReasonIdentity)
+}
+
+func TestParseChallenge(t *testing.T) {
+	f := newFake(t, "one", nil, boot("good"))
+	good, err := makeChallenge(f.ekPublic(), f.akPublic(), make([]byte, secretSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := parseChallenge(good); err != nil {
+		t.Errorf("a good one: %v", err)
+	}
+	object := 2 + int(binary.BigEndian.Uint16(good))
+	for name, challenge := range map[string][]byte{
+		"nothing":             nil,
+		"no secret":           good[:object],
+		"cut short":           good[:len(good)-1],
+		"followed by a byte":  append(bytes.Clone(good), 0),
+		"an empty credential": append([]byte{0, 0}, good[object:]...),
+		"an empty secret":     append(bytes.Clone(good[:object]), 0, 0),
+	} {
+		if _, _, err := parseChallenge(challenge); attestation.ReasonOf(err) != attestation.ReasonMalformed {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // TestChallenge: without the TPM there is no answer.

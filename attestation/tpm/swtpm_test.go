@@ -5,6 +5,8 @@
 package tpm
 
 import (
+	"encoding/binary"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +42,39 @@ func issuerOn(t *testing.T, tpm transport.TPM, log []byte) *Issuer {
 	}
 	t.Cleanup(func() { i.Close() })
 	return i
+}
+
+// racing is a TPM of which something else extends a register after each quote, so
+// often as is left.
+type racing struct {
+	transport.TPM
+	t    *testing.T
+	left int
+}
+
+func (r *racing) Send(command []byte) ([]byte, error) {
+	answer, err := r.TPM.Send(command)
+	if code := tpm2.TPMCC(binary.BigEndian.Uint32(command[6:])); code == tpm2.TPMCCQuote && r.left > 0 {
+		r.left--
+		swtpmtest.Extend(r.t, r.TPM, 11, measurements.Sum([]byte("late")))
+	}
+	return answer, err
+}
+
+// wantRegisters wants the registers that were quoted.
+func wantRegisters(t *testing.T, e *attestation.Evidence) {
+	t.Helper()
+	m, err := parsePayload(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := parseQuote(m.Quote)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := q.registers(m.Banks); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestSoftwareTPM(t *testing.T) {
@@ -118,6 +153,23 @@ func TestSoftwareTPM(t *testing.T) {
 		}
 		if _, err := judge(t, verifier(t, policyOf(t, p, nil, id), p), i, b); err != nil {
 			t.Error(err)
+		}
+	})
+	t.Run("a register extended between quote and reading", func(t *testing.T) {
+		for _, tc := range []struct {
+			times int // that it happens
+			want  string
+		}{{0, ""}, {1, ""}, {quoteAttempts - 1, ""}, {quoteAttempts, "the registers keep changing"}} {
+			device := &racing{TPM: swtpmtest.Start(t, ca), t: t}
+			i := issuerOn(t, device, []byte{1})
+			device.left = tc.times
+			e, err := i.Issue(t.Context(), b)
+			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%d times: %v, want %q", tc.times, err, tc.want)
+			}
+			if err == nil {
+				wantRegisters(t, e)
+			}
 		}
 	})
 	t.Run("a closed issuer", func(t *testing.T) {
