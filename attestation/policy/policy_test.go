@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"math/big"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -274,4 +275,39 @@ func FuzzParse(f *testing.F) {
 			t.Fatal("a policy that says too little")
 		}
 	})
+}
+
+// TestPageExample: the policy that docs/attestation.md shows has the form of one. It
+// names two registers, and leaves the other mandatory ones out.
+func TestPageExample(t *testing.T) {
+	page, err := os.ReadFile("../../docs/attestation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, found := strings.Cut(string(page), "```json\n")
+	example, _, closed := strings.Cut(example, "```")
+	if !found || !closed {
+		t.Fatal("the page has no example")
+	}
+	certificate, err := json.Marshal(authority(t, true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := strings.NewReplacer(
+		`"-----BEGIN CERTIFICATE-----\n…"`, string(certificate),
+		`"sha384": "…"`, `"sha384": "`+strings.Repeat("ab", 48)+`"`,
+		`"…"`, `"`+strings.Repeat("ab", 32)+`"`,
+	).Replace(example)
+	findings, err := Review([]byte(data), time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range findings {
+		if f.Kind != KindMissing || !slices.Equal(f.Registers, []int{11, 12, 13, 15}) {
+			t.Errorf("%+v", f)
+		}
+	}
+	if len(findings) != 1 {
+		t.Errorf("%d findings, want one for the other registers", len(findings))
+	}
 }
