@@ -11,6 +11,9 @@ import (
 // cluster's identity marks the node, irrevocably until it reboots.
 const ClusterPCR = 15
 
+// ClusterIDSize is the length of a cluster's identity in bytes (docs/keys.md).
+const ClusterIDSize = 32
+
 // ClusterDigests is what ClusterPCR is extended with: the hash of the cluster's
 // identity in each bank.
 func ClusterDigests(clusterID []byte) Digests { return Sum(clusterID) }

@@ -95,6 +95,9 @@ func (f *createFlags) draft(cmd *cobra.Command) (d policy.Draft, err error) {
 	if err != nil {
 		return d, fmt.Errorf("--cluster-id: %w", err)
 	}
+	if n := len(cluster); n != 0 && n != measurements.ClusterIDSize {
+		return d, fmt.Errorf("--cluster-id: %d bytes, and a cluster's identity has %d: such a policy lets in none of its nodes", n, measurements.ClusterIDSize)
+	}
 	for _, path := range f.measurements {
 		set, err := readMeasurements(cmd, path, notAfter, cluster)
 		if err != nil {
