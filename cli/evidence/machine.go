@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
@@ -110,13 +111,14 @@ answer: not what was decrypted, but a proof of knowing it, for this nonce only.`
 		}
 		noLog := tpm.IssuerOptions{EventLog: func() ([]byte, error) { return nil, errors.New("not needed") }}
 		answer, err := withIssuer(cmd.Context(), *device, noLog, func(i *tpm.Issuer) ([]byte, error) {
-			return i.Respond(cmd.Context(), b, challenge)
+			answer, err := i.Respond(cmd.Context(), b, challenge)
+			if rc := tpm2.TPMRC(0); errors.As(err, &rc) {
+				return nil, fmt.Errorf("this TPM cannot decrypt the challenge: was it made for evidence of this machine?\n%w", err)
+			}
+			return answer, err
 		})
-		if errors.Is(err, context.Canceled) {
-			return err
-		}
 		if err != nil {
-			return fmt.Errorf("%w\nwas the challenge made for evidence of this machine's TPM?", err)
+			return err
 		}
 		return command.WriteNew(cmd, *out, formatLine(answer), 0o644)
 	}
@@ -137,6 +139,9 @@ func withIssuer[T any](ctx context.Context, device string, o tpm.IssuerOptions, 
 		}
 		defer t.Close()
 		i, err := tpm.NewIssuer(t, o)
+		if errors.Is(err, tpm2.TPMRCObjectMemory) {
+			return out, fmt.Errorf("%w\nothers have left keys in this TPM: name the kernel's resource manager (%s) with --device, or flush them (tpm2_flushcontext --transient-object)", err, defaultDevice)
+		}
 		if err != nil {
 			return out, err
 		}

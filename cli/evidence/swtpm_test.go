@@ -7,19 +7,24 @@ package evidence_test
 import (
 	"bytes"
 	"encoding/pem"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/constellation-os/constellation/attestation/evidencejson"
 	"github.com/constellation-os/constellation/attestation/swtpmtest"
 	"github.com/constellation-os/constellation/attestation/tpm"
+	"github.com/constellation-os/constellation/cli/command"
+	"github.com/constellation-os/constellation/cli/evidence"
 	"github.com/constellation-os/constellation/measurements"
 	"github.com/constellation-os/constellation/measurements/artifacttest"
 	"github.com/constellation-os/constellation/measurements/predict"
@@ -129,6 +134,27 @@ func TestSoftwareTPM(t *testing.T) {
 			return os.CopyFS(env.WorkDir, os.DirFS(r.dir))
 		},
 	})
+}
+
+// TestFullTPM: others may have left no room for the keys.
+func TestFullTPM(t *testing.T) {
+	socket := swtpmtest.Serve(t, swtpmtest.NewAuthority(t))
+	device, err := linuxudstpm.Open(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	for err == nil {
+		_, err = tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(device)
+	}
+	if !errors.Is(err, tpm2.TPMRCObjectMemory) {
+		t.Fatal(err)
+	}
+	var errs bytes.Buffer
+	code := command.Run(t.Context(), command.New(evidence.Command()), []string{"evidence", "collect", "--nonce", nonce, "--device", socket}, io.Discard, &errs)
+	if code != command.ExitError || !strings.Contains(errs.String(), "others have left keys in this TPM") {
+		t.Errorf("exit code %d, %s", code, errs.String())
+	}
 }
 
 // TestRecord renews what the tests without a TPM judge.
