@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // FileFormat names the format of a master-secret file.
@@ -129,7 +130,8 @@ func (r *Keyring) Marshal() (out []byte, err error) {
 // owner, the calling user, can read: errors have [ClassPermissions],
 // [ClassMalformed] or wrap what the system says.
 func Load(path string) (*Keyring, error) {
-	f, err := os.Open(path)
+	// A pipe is refused, rather than waited for.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("master secret: %w", err)
 	}

@@ -82,6 +82,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"the group can read it", write(0o640, good), ClassPermissions, "mode 0640"},
 		{"others can write it", write(0o602, good), ClassPermissions, "mode 0602"},
 		{"a folder", func(t *testing.T, path string) { os.Mkdir(path, 0o700) }, ClassPermissions, "not a regular file"},
+		{"a pipe", func(t *testing.T, path string) { syscall.Mkfifo(path, 0o600) }, ClassPermissions, "not a regular file"},
 		{"empty", write(0o600, nil), ClassMalformed, "0 bytes"},
 		{"too large", write(0o600, make([]byte, MaxFileSize+1)), ClassMalformed, "16385 bytes"},
 		{"cut", write(0o600, good[:len(good)/2]), ClassMalformed, "not JSON"},
