@@ -108,18 +108,17 @@ Secrets must have been given keys of a newer version before. The cluster ID stay
 // change loads a file, changes its content and writes it back whole.
 func change(cmd *cobra.Command, args []string, f func(*keys.Keyring) (string, error)) error {
 	shown, path := fileOf(args)
-	r, err := keys.Load(path)
+	var first string
+	r, err := keys.Update(path, func(r *keys.Keyring) (err error) {
+		if first, err = f(r); err != nil {
+			err = fmt.Errorf("%s: %w", shown, err)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	defer r.Wipe()
-	first, err := f(r)
-	if err != nil {
-		return fmt.Errorf("%s: %w", shown, err)
-	}
-	if err := r.Replace(path); err != nil {
-		return err
-	}
 	s, err := summarize(shown, r)
 	if err != nil {
 		return err
