@@ -184,7 +184,11 @@ func (r *Keyring) Create(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(writeAndSync(f, data), syncFolder(filepath.Dir(path)))
+	// Half a secret is none, and would be in the way of the next attempt.
+	if err := writeAndSync(f, data); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return syncFolder(filepath.Dir(path))
 }
 
 // Replace writes the keyring over a master-secret file: it is there with its old

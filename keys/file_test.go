@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -35,6 +36,41 @@ func TestCreateAndLoad(t *testing.T) {
 	wantClass(t, Generate().Create(path), ClassExists)
 	if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
 		t.Error("the file was changed")
+	}
+}
+
+// TestFullDisk: the limit of a file's size stands in for the disk's.
+func TestFullDisk(t *testing.T) {
+	path := created(t)
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 10, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	r := Generate()
+	created, replaced := r.Create(path+".new"), r.Replace(path)
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(created, syscall.EFBIG) || !errors.Is(replaced, syscall.EFBIG) {
+		t.Errorf("got %v and %v", created, replaced)
+	}
+	if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
+		t.Errorf("left behind: %v", entries)
+	}
+	if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
+		t.Error("the old file was changed")
+	}
+	if err := r.Create(path + ".new"); err != nil {
+		t.Errorf("once there is room: %v", err)
 	}
 }
 
