@@ -5,6 +5,7 @@
 package keys
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strconv"
@@ -64,15 +65,16 @@ func (s *summary) write(cmd *cobra.Command, first, advice string) error {
 	if format == command.JSON {
 		return command.WriteJSON(cmd.OutOrStdout(), s)
 	}
-	w := cmd.OutOrStdout()
+	var text bytes.Buffer
 	if first != "" {
-		fmt.Fprintln(w, first)
+		fmt.Fprintln(&text, first)
 	}
-	s.writeText(w)
+	s.writeText(&text)
 	if advice != "" {
-		fmt.Fprintln(w, advice)
+		fmt.Fprintln(&text, advice)
 	}
-	return nil
+	_, err = text.WriteTo(cmd.OutOrStdout())
+	return err
 }
 
 func (s *summary) writeText(w io.Writer) {

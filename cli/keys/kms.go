@@ -55,7 +55,9 @@ Exit codes: 0 all of it works, 1 something does not, 2 wrong usage.`,
 			if format == command.JSON {
 				err = command.WriteJSON(cmd.OutOrStdout(), report)
 			} else {
-				report.write(cmd.OutOrStdout())
+				var text bytes.Buffer
+				report.write(&text)
+				_, err = text.WriteTo(cmd.OutOrStdout())
 			}
 			if err == nil && !report.Works {
 				err = command.ErrMismatch
