@@ -3,6 +3,7 @@
 package keys
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"sync"
@@ -13,8 +14,9 @@ import (
 const reloadPause = time.Second
 
 // File is a [Source] that follows a master-secret file: after a rotation it uses
-// the new content without a restart. A new content that cannot be used is
-// ignored, and the old stays in use; Health says so.
+// the new content without a restart. A new content that cannot be used, or whose
+// keys would contradict those handed out before, is ignored, and the old stays in
+// use; Health says so.
 type File struct {
 	path string
 
@@ -64,6 +66,32 @@ func (f *File) Close() error {
 	return nil
 }
 
+// follows says whether r can take the place of old while keys are in use: it is of
+// the same cluster, no version became another secret, and none of the newest ones
+// went away. Errors have [ClassInvalid].
+func (r *Keyring) follows(old *Keyring) error {
+	now, err := r.ClusterID()
+	if err != nil {
+		return err
+	}
+	before, err := old.ClusterID()
+	if err != nil {
+		return err
+	}
+	if now != before || !bytes.Equal(r.salt, old.salt) {
+		return Errorf(ClassInvalid, "the master secret is of cluster %v, not %v: its keys would be other ones", now, before)
+	}
+	if r.newest < old.newest {
+		return Errorf(ClassInvalid, "the master secret ends with version %d, and version %d was in use: an old copy?", r.newest, old.newest)
+	}
+	for version, secret := range old.secrets {
+		if another, ok := r.secrets[version]; ok && !another.Equal(secret) {
+			return Errorf(ClassInvalid, "version %d of the master secret is another one than before", version)
+		}
+	}
+	return nil
+}
+
 func (f *File) reload() {
 	f.mu.RLock()
 	fresh := f.now().Sub(f.checked) < reloadPause
@@ -83,9 +111,15 @@ func (f *File) reload() {
 		return
 	}
 	if os.SameFile(info, f.seen) && info.ModTime().Equal(f.seen.ModTime()) && info.Size() == f.seen.Size() {
+		f.err = nil // it may have been away
 		return
 	}
 	ring, err := Load(f.path)
+	if err == nil {
+		if err = ring.follows(f.ring); err != nil {
+			ring.Wipe()
+		}
+	}
 	if f.err = err; err != nil {
 		return
 	}
