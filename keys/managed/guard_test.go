@@ -119,6 +119,38 @@ func TestHangingKMS(t *testing.T) {
 	})
 }
 
+// TestHealthWhileCallsHang: who asks how the KMS is, learns that it hangs.
+func TestHealthWhileCallsHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kms := managedtest.NewKMS()
+		back := make(chan struct{})
+		kms.Fault = func(context.Context, string) error { <-back; return nil }
+		limits := managed.DefaultLimits()
+		limits.Failures = limits.Concurrent + 1 // the circuit is still closed
+		guarded := managed.Guard(kms, limits)
+		ctx, cancel := context.WithTimeout(context.Background(), limits.Attempt)
+		defer cancel()
+		for range limits.Concurrent {
+			go guarded.Wrap(ctx, []byte("key"), nil)
+		}
+		synctest.Wait()
+		answer := make(chan error, 1)
+		began := time.Now()
+		go func() { answer <- guarded.Health(context.Background()) }()
+		select {
+		case err := <-answer:
+			wantClass(t, err, keys.ClassThrottled, "16 calls were under way already")
+			if took := time.Since(began); took > limits.Total {
+				t.Errorf("took %v", took)
+			}
+		case <-time.After(time.Hour):
+			t.Error("no answer in an hour")
+		}
+		close(back)
+		synctest.Wait()
+	})
+}
+
 func TestOneFindsOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kms := managedtest.NewKMS()

@@ -36,8 +36,11 @@ func (k *guardedKMS) Describe(ctx context.Context) (*Description, error) {
 	return call(ctx, k.g, "describe", nil, k.kms.Describe)
 }
 
-// Health is asked once: whoever asks will ask again.
+// Health is asked once: whoever asks will ask again. It does not wait longer than
+// any call for those that hang.
 func (k *guardedKMS) Health(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, k.g.limits.Total)
+	defer cancel()
 	_, err := try(ctx, k.g, "health", nil, func(ctx context.Context) (struct{}, error) { return struct{}{}, k.kms.Health(ctx) })
 	return wrapOperation("health", err)
 }
