@@ -103,9 +103,14 @@ func Listen(path string) (net.Listener, error) {
 	case info.Mode().Type() != fs.ModeSocket:
 		return nil, keys.Errorf(keys.ClassExists, "%s is there and not a socket", path)
 	default:
-		if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn, err := net.DialTimeout("unix", path, time.Second)
+		if err == nil {
 			conn.Close()
 			return nil, keys.Errorf(keys.ClassExists, "another provider answers on %s", path)
+		}
+		// One that is too busy to answer is there all the same.
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, keys.Errorf(keys.ClassExists, "%s may be another provider's: %w", path, err)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, err

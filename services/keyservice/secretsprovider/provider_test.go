@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -201,6 +202,32 @@ func TestListen(t *testing.T) {
 	_, err = Listen(path)
 	if keys.ClassOf(err) != keys.ClassExists || !strings.Contains(err.Error(), "not a socket") {
 		t.Errorf("a file in its place: %v", err)
+	}
+}
+
+// TestListenBesideOneThatHangs: one whose queue of connections is full is not a dead one.
+func TestListenBesideOneThatHangs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kms.sock")
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}), syscall.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		var conn net.Conn
+		if conn, err = net.Dial("unix", path); err == nil {
+			defer conn.Close()
+		}
+	}
+	_, err = Listen(path)
+	if keys.ClassOf(err) != keys.ClassExists || !errors.Is(err, syscall.EAGAIN) || !strings.Contains(err.Error(), "may be another provider's") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("its socket is gone: %v", err)
 	}
 }
 
