@@ -23,6 +23,9 @@ const maxPlaintext = 64
 type Cipher interface {
 	// Newest names the key that Encrypt uses. The name is public.
 	Newest(ctx context.Context) (keyID string, err error)
+	// Health is why a new key is not used though there is one, while the old ones
+	// still are.
+	Health(ctx context.Context) error
 	Encrypt(ctx context.Context, plaintext []byte) (ciphertext []byte, keyID string, err error)
 	// Decrypt is given a key's name and a ciphertext that nobody vouches for.
 	Decrypt(ctx context.Context, keyID string, ciphertext []byte) ([]byte, error)
@@ -40,9 +43,17 @@ const hierarchyPrefix = "constellation/v1/"
 // Hierarchy is a [Cipher] with keys of a source, AES-256-GCM. Each encryption has
 // a random nonce; kube-apiserver asks for one when it starts and when a key
 // changes, far below the 2^32 that random nonces allow.
-func Hierarchy(source keys.Source) Cipher { return hierarchy{source} }
+func Hierarchy(source Source) Cipher { return hierarchy{source} }
 
-type hierarchy struct{ source keys.Source }
+// Source is a [keys.Source] that says how it is.
+type Source interface {
+	keys.Source
+	Health(ctx context.Context) error
+}
+
+type hierarchy struct{ source Source }
+
+func (h hierarchy) Health(ctx context.Context) error { return h.source.Health(ctx) }
 
 func (h hierarchy) name(ctx context.Context, version keys.Version) (string, error) {
 	k, err := keys.Get[keys.SecretsEncryption](ctx, h.source, fingerprintName, keys.MinLength, version)
@@ -138,6 +149,9 @@ func payload(name string, plaintext []byte) []byte {
 	digest := sha256.Sum256([]byte(name))
 	return append(digest[:], plaintext...)
 }
+
+// Health has nothing to add to Newest, which asks the KMS.
+func (managedCipher) Health(context.Context) error { return nil }
 
 func (m managedCipher) Newest(ctx context.Context) (string, error) {
 	return m.name(m.newest), m.keks[m.newest].Health(ctx)

@@ -49,6 +49,9 @@ func (p *Provider) Status(ctx context.Context, _ *kmsapi.StatusRequest) (*kmsapi
 	if err != nil {
 		return nil, p.refuse(ctx, "status", keyID, err)
 	}
+	if err := p.cipher.Health(ctx); err != nil {
+		p.log.WarnContext(ctx, "unhealthy", "key", keyID, "reason", string(keys.ClassOf(err)), "error", err.Error())
+	}
 	return &kmsapi.StatusResponse{Version: protocolVersion, Healthz: healthy, KeyId: keyID}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -23,9 +24,12 @@ import (
 	"github.com/constellation-os/constellation/keys"
 	"github.com/constellation-os/constellation/keys/managed"
 	"github.com/constellation-os/constellation/keys/managedtest"
+	"github.com/constellation-os/constellation/keys/mode"
 )
 
 type source struct{ *keys.Keyring }
+
+func (source) Health(context.Context) error { return nil }
 
 // connect serves a cipher on a socket and returns a client, and what was logged.
 func connect(t *testing.T, c Cipher) (kmsapi.KeyManagementServiceClient, *bytes.Buffer) {
@@ -171,6 +175,35 @@ func TestKMSDown(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), `"reason":"unreachable"`) {
 		t.Errorf("logged: %s", log)
+	}
+}
+
+// TestBrokenFile: the old keys stay in use, and the log says why.
+func TestBrokenFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "master.json")
+	if err := keys.Generate().Create(path); err != nil {
+		t.Fatal(err)
+	}
+	c := &Config{Config: mode.Config{MasterSecret: path}}
+	cipher, closeKeys, err := c.Open(t.Context(), managed.Backends{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeKeys()
+	client, log := connect(t, cipher)
+	if err := os.WriteFile(path, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for !strings.Contains(log.String(), `"msg":"unhealthy"`) || !strings.Contains(log.String(), `"reason":"malformed"`) {
+		st, err := client.Status(t.Context(), &kmsapi.StatusRequest{})
+		if err != nil || st.Healthz != "ok" {
+			t.Fatalf("status %v, %v", st, err)
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("logged: %s", log)
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
