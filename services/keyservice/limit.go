@@ -19,7 +19,7 @@ type Limits struct {
 	// in a second, and ReviewBurst how many at once.
 	ReviewRate  float64 `json:"review_rate"`
 	ReviewBurst int     `json:"review_burst"`
-	// Connections is how many there may be at once.
+	// Connections is how many there may be at once; one address has an eighth of them.
 	Connections int `json:"connections"`
 }
 

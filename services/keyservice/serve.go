@@ -33,6 +33,8 @@ const (
 	idleTime       = 15 * time.Minute
 	shutdownTime   = 20 * time.Second
 	healthInterval = 5 * time.Second
+	shares         = 8 // one address has an eighth of the connections
+	httpShare      = 16
 )
 
 // Service is a KeyService that listens.
@@ -81,16 +83,21 @@ func Listen(ctx context.Context, c *Config, b managed.Backends, audit *slog.Logg
 func listen(c *Config, cert *certificate, o Options, source mode.Source) (*Service, error) {
 	s := &Service{source: source, grpc: newGRPC(cert)}
 	api.RegisterKeyServiceServer(s.grpc, NewServer(o))
-	s.http = &http.Server{Handler: s.handler(o.Metrics), ReadHeaderTimeout: handshakeTime, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaders}
+	s.http = &http.Server{
+		Handler:     s.handler(o.Metrics),
+		ReadTimeout: handshakeTime, WriteTimeout: handshakeTime, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaders,
+	}
 	listener, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return nil, err
 	}
-	s.grpcListener = netutil.LimitListener(listener, c.Limits.Connections)
-	if s.httpListener, err = net.Listen("tcp", c.HTTP); err != nil {
+	s.grpcListener = newSharing(netutil.LimitListener(listener, c.Limits.Connections), c.Limits.Connections/shares)
+	listener, err = net.Listen("tcp", c.HTTP)
+	if err != nil {
 		s.grpcListener.Close()
 		return nil, err
 	}
+	s.httpListener = newSharing(netutil.LimitListener(listener, shares*httpShare), httpShare)
 	return s, nil
 }
 
