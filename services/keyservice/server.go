@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/metadata"
@@ -38,7 +39,15 @@ type Server struct {
 	Options
 	callers   *limiter
 	addresses *limiter
+	lines     *limiter // of refusals in the audit log
+	unlogged  atomic.Uint64
 }
+
+// Refusals of one address that are logged, in a second and at once.
+const (
+	refusalRate  = 10
+	refusalBurst = 100
+)
 
 // NewServer makes one.
 func NewServer(o Options) *Server {
@@ -46,6 +55,7 @@ func NewServer(o Options) *Server {
 		Options:   o,
 		callers:   newLimiter(o.Limits.CallerRate, o.Limits.CallerBurst),
 		addresses: newLimiter(o.Limits.ReviewRate, o.Limits.ReviewBurst),
+		lines:     newLimiter(refusalRate, refusalBurst),
 	}
 }
 
@@ -96,8 +106,22 @@ func (s *Server) answer(ctx context.Context, req *api.GetDataKeyRequest) (*Ident
 	return caller, key, err
 }
 
-// audit writes what was decided, and never what the key or the token is.
+// flood says whether a refusal is one more of those that anybody can cause at any
+// rate. Logged one and all, they would push what matters out of a log of bounded size.
+func (s *Server) flood(ctx context.Context, caller *Identity, err error) bool {
+	if err == nil || caller != nil && reasonOf(err) != ReasonRate {
+		return false
+	}
+	return !s.lines.allow(address(ctx))
+}
+
+// audit writes what was decided, and never what the key or the token is. What it
+// leaves out is counted in the next line.
 func (s *Server) audit(ctx context.Context, req *api.GetDataKeyRequest, caller *Identity, key *keys.DataKey, err error, took time.Duration) {
+	if s.flood(ctx, caller, err) {
+		s.unlogged.Add(1)
+		return
+	}
 	attributes := []slog.Attr{
 		slog.String("address", address(ctx)),
 		slog.String("purpose", clip(req.GetPurpose())), slog.String("id", clip(req.GetId())),
@@ -106,6 +130,9 @@ func (s *Server) audit(ctx context.Context, req *api.GetDataKeyRequest, caller *
 	}
 	if caller != nil {
 		attributes = append(attributes, slog.String("caller", caller.String()), slog.String("pod", caller.Pod))
+	}
+	if n := s.unlogged.Swap(0); n > 0 {
+		attributes = append(attributes, slog.Uint64("unlogged", n))
 	}
 	level := slog.LevelInfo
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -159,6 +160,49 @@ func TestStrangersCannotFillTheLog(t *testing.T) {
 	f.connect(t).GetDataKey(as(t.Context(), "join"), r)
 	if n := len(f.log.String()); n > 2000 || strings.Count(f.log.String(), "\n") != 1 {
 		t.Errorf("%d bytes: %s", n, f.log)
+	}
+}
+
+// TestFloodOfRefusals: strangers cannot push the others out of the log, nor can a
+// service account that asks too often. What is left out is counted.
+func TestFloodOfRefusals(t *testing.T) {
+	limits := generous()
+	limits.CallerRate, limits.CallerBurst = 0.001, 1
+	for name, token := range map[string]string{"without a token": "", "with a wrong token": "nobody", "too often": "stranger"} {
+		t.Run(name, func(t *testing.T) {
+			const asked = 5 * refusalBurst
+			f := serve(t, healthy{keys.Generate()}, limits)
+			client := f.connect(t)
+			ctx := t.Context()
+			if token != "" {
+				ctx = as(ctx, token)
+			}
+			began := time.Now()
+			for range asked {
+				client.GetDataKey(ctx, request())
+			}
+			refusals := strings.Count(f.log.String(), "\n")
+			if most := refusalBurst + 2 + refusalRate*int(time.Since(began)/time.Second+1); refusals < refusalBurst || refusals > most {
+				t.Errorf("%d lines, want %d to %d", refusals, refusalBurst, most)
+			}
+			if _, err := client.GetDataKey(as(t.Context(), "join"), request()); err != nil {
+				t.Fatal(err)
+			}
+			if f.lastAudit(t)["verdict"] != "granted" {
+				t.Errorf("what was granted is not logged: %v", f.lastAudit(t))
+			}
+			counted := 0
+			for line := range strings.Lines(f.log.String()) {
+				var record struct{ Unlogged int }
+				if err := json.Unmarshal([]byte(line), &record); err != nil {
+					t.Fatal(err)
+				}
+				counted += record.Unlogged
+			}
+			if refusals+counted != asked {
+				t.Errorf("%d lines and %d counted, of %d", refusals, counted, asked)
+			}
+		})
 	}
 }
 
