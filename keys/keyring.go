@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 )
@@ -93,6 +94,9 @@ func (r *Keyring) Rotate() (Version, error) {
 	defer r.mu.Unlock()
 	if len(r.secrets) >= maxVersions {
 		return 0, Errorf(ClassInvalid, "at most %d versions are kept: retire some", maxVersions)
+	}
+	if r.newest == math.MaxUint32 {
+		return 0, Errorf(ClassInvalid, "there is no version after %d", r.newest)
 	}
 	r.newest++
 	r.secrets[r.newest] = RandomSecret(MasterSecretSize)

@@ -5,6 +5,7 @@ package keys
 import (
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,5 +105,21 @@ func TestUpdateOfALink(t *testing.T) {
 	}
 	if read, err := Load(path); err != nil || read.newest != 2 {
 		t.Errorf("the file was not changed: %v", err)
+	}
+}
+
+// TestLastVersion: a file is never replaced by one that cannot be read.
+func TestLastVersion(t *testing.T) {
+	r := Generate()
+	r.newest = math.MaxUint32
+	r.secrets[r.newest] = RandomSecret(MasterSecretSize)
+	path := filepath.Join(t.TempDir(), "master.json")
+	if err := r.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Update(path, rotate)
+	wantClass(t, err, ClassInvalid)
+	if read, err := Load(path); err != nil || read.newest != math.MaxUint32 {
+		t.Errorf("the file was changed: %v", err)
 	}
 }
