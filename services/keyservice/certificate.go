@@ -4,6 +4,7 @@ package keyservice
 
 import (
 	"crypto/tls"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -54,7 +55,9 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now := time.Now(); now.Sub(c.checked) >= certificatePause {
-		c.load(now)
+		if err := c.load(now); err != nil {
+			slog.Error("the new certificate cannot be used, the old one is", "error", err, "expires", c.current.Leaf.NotAfter)
+		}
 	}
 	return c.current, nil
 }

@@ -4,6 +4,7 @@ package keyservice
 
 import (
 	"crypto/x509"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -112,8 +113,16 @@ func TestCertificateIsRenewed(t *testing.T) {
 	if err := os.WriteFile(keyFile, oldKey, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := name(); got != "old.example" {
+	var log safeBuffer
+	usual := slog.Default()
+	slog.SetDefault(slog.New(slog.NewJSONHandler(&log, nil)))
+	got := name()
+	slog.SetDefault(usual)
+	if got != "old.example" {
 		t.Errorf("with a key that does not fit: certificate for %s", got)
+	}
+	if !strings.Contains(log.String(), "private key does not match public key") || !strings.Contains(log.String(), `"expires":`) {
+		t.Errorf("logged: %s", &log)
 	}
 	if err := os.WriteFile(keyFile, newKey, 0o600); err != nil {
 		t.Fatal(err)
