@@ -239,6 +239,8 @@ func TestBackends(t *testing.T) {
 	for uri, says := range map[string]string{
 		"":                           "starts with memory:",
 		"memory":                     "starts with memory:",
+		"me@host:80":                 "starts with memory:",
+		"pass=word:x":                "starts with memory:",
 		"other:x":                    `no KMS of kind "other"`,
 		"memory://me:secret@host/x":  "credentials do not belong into a URI",
 		"https://token@host/x?a=b@c": "credentials do not belong into a URI",

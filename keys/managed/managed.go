@@ -102,7 +102,7 @@ func find[T any](backends map[string]T, what, uri string) (none T, err error) {
 	}
 	slices.Sort(known)
 	scheme, rest, found := strings.Cut(uri, ":")
-	if !found {
+	if !found || strings.ContainsFunc(scheme, notInScheme) {
 		return none, keys.Errorf(keys.ClassInvalid, "a %s is named by a URI that starts with %s", what, strings.Join(known, " or "))
 	}
 	if authority, ok := strings.CutPrefix(rest, "//"); ok {
@@ -116,6 +116,11 @@ func find[T any](backends map[string]T, what, uri string) (none T, err error) {
 		return none, keys.Errorf(keys.ClassInvalid, "no %s of kind %.20q in this program: it has %s", what, scheme, strings.Join(known, ", "))
 	}
 	return open, nil
+}
+
+// notInScheme is for what no scheme holds (RFC 3986, section 3.1), and so is none.
+func notInScheme(r rune) bool {
+	return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.", r)
 }
 
 // Query takes a URI's query apart. Each name must be one of allowed and be there
