@@ -106,6 +106,29 @@ func wantReason(t *testing.T, err error, want keyservice.Reason) {
 	}
 }
 
+// waitUntilRefused waits for the API server, which learns of a service account's end
+// a moment later, and may remember for ten seconds what it said before.
+func (d *deployment) waitUntilRefused(t *testing.T, token string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		review := map[string]any{
+			"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+			"spec": map[string]any{"token": token, "audiences": []string{keyservice.DefaultAudience}},
+		}
+		var out struct {
+			Status struct{ Authenticated bool }
+		}
+		if err := d.Do(t.Context(), http.MethodPost, "/apis/authentication.k8s.io/v1/tokenreviews", review, &out); err != nil {
+			t.Fatal(err)
+		}
+		if !out.Status.Authenticated {
+			return
+		}
+		t.Log("the API server accepts the token still")
+	}
+	t.Fatal("the API server does not learn that the service account is gone")
+}
+
 // TestTokenReview: who asks is what a real API server says. (V18)
 func TestTokenReview(t *testing.T) {
 	d := deploy(t)
@@ -157,6 +180,7 @@ func TestTokenReview(t *testing.T) {
 		if err := d.Do(t.Context(), http.MethodDelete, "/api/v1/namespaces/kube-system/serviceaccounts/brief", nil, nil); err != nil {
 			t.Fatal(err)
 		}
+		d.waitUntilRefused(t, token)
 		_, err := ask(t, d.client(t, s, token))
 		wantReason(t, err, keyservice.ReasonToken)
 	})
