@@ -35,6 +35,7 @@ func grant(t *testing.T, c *controlplanetest.Cluster) {
 	binding["roleRef"] = map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "keyservice"}
 	binding["subjects"] = []map[string]any{{"kind": "ServiceAccount", "name": account, "namespace": namespace}}
 	c.Create(t, rbac+"/rolebindings", binding)
+	c.WaitUntilAllowed(t, namespace, account, "create", "", "secrets", namespace)
 }
 
 func store(t *testing.T, c *controlplanetest.Cluster, namespace, token string) *Store {

@@ -342,6 +342,29 @@ func (c *Cluster) Kubeconfig(t testing.TB, token string) string {
 	return path
 }
 
+// WaitUntilAllowed waits until the API server lets a service account do something: it
+// learns of a role's binding a moment after it was created. The namespace in which it
+// is to be allowed is empty for what is in none.
+func (c *Cluster) WaitUntilAllowed(t testing.TB, namespace, name, verb, group, resource, in string) {
+	t.Helper()
+	review := map[string]any{"spec": map[string]any{
+		"user":               "system:serviceaccount:" + namespace + ":" + name,
+		"resourceAttributes": map[string]any{"verb": verb, "group": group, "resource": resource, "namespace": in},
+	}}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		var answer struct {
+			Status struct{ Allowed bool }
+		}
+		if err := c.Do(t.Context(), http.MethodPost, "/apis/authorization.k8s.io/v1/subjectaccessreviews", review, &answer); err != nil {
+			t.Fatal(err)
+		}
+		if answer.Status.Allowed {
+			return
+		}
+	}
+	t.Fatalf("the API server does not let %s/%s %s %s", namespace, name, verb, resource)
+}
+
 // BindClusterRole gives a service account a role of the cluster.
 func (c *Cluster) BindClusterRole(t testing.TB, role, namespace, name string) {
 	t.Helper()

@@ -49,6 +49,7 @@ func deploy(t *testing.T) *deployment {
 		c.ServiceAccount(t, "kube-system", name)
 	}
 	c.BindClusterRole(t, "system:auth-delegator", "kube-system", "keyservice")
+	c.WaitUntilAllowed(t, "kube-system", "keyservice", "create", "authentication.k8s.io", "tokenreviews", "")
 	certFile, keyFile := c.PKI().Issue(t, "keyservice", serverName)
 	return &deployment{c, keyservice.Config{
 		Listen: "127.0.0.1:0", HTTP: "127.0.0.1:0", Certificate: certFile, PrivateKey: keyFile, Audience: keyservice.DefaultAudience,
@@ -237,6 +238,7 @@ func TestTwoServices(t *testing.T) {
 	binding["roleRef"] = map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "keyservice"}
 	binding["subjects"] = []map[string]any{{"kind": "ServiceAccount", "name": "keyservice", "namespace": "kube-system"}}
 	d.Create(t, rbac+"/rolebindings", binding)
+	d.WaitUntilAllowed(t, "kube-system", "keyservice", "create", "", "secrets", "constellation-keys")
 
 	kms := managedtest.NewKMS()
 	config := d.config
