@@ -33,6 +33,12 @@ const (
 	State_STATE_UNSPECIFIED State = 0
 	// The node belongs to no cluster, and waits.
 	State_STATE_WAITING State = 1
+	// The node is becoming part of a cluster.
+	State_STATE_WORKING State = 2
+	// The node belongs to a cluster and cannot proceed. The same Init again continues.
+	State_STATE_FAILED State = 3
+	// The node is part of a cluster.
+	State_STATE_MEMBER State = 4
 )
 
 // Enum value maps for State.
@@ -40,10 +46,16 @@ var (
 	State_name = map[int32]string{
 		0: "STATE_UNSPECIFIED",
 		1: "STATE_WAITING",
+		2: "STATE_WORKING",
+		3: "STATE_FAILED",
+		4: "STATE_MEMBER",
 	}
 	State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
 		"STATE_WAITING":     1,
+		"STATE_WORKING":     2,
+		"STATE_FAILED":      3,
+		"STATE_MEMBER":      4,
 	}
 )
 
@@ -72,6 +84,206 @@ func (x State) Number() protoreflect.EnumNumber {
 // Deprecated: Use State.Descriptor instead.
 func (State) EnumDescriptor() ([]byte, []int) {
 	return file_bootstrapper_proto_rawDescGZIP(), []int{0}
+}
+
+// Step is a part of becoming a node, in the order of execution.
+type Step int32
+
+const (
+	Step_STEP_UNSPECIFIED Step = 0
+	// PCR 15 is extended with the cluster's identity.
+	Step_STEP_LOCK Step = 1
+	// The state disk is formatted, if it is fresh, opened and mounted.
+	Step_STEP_DISK Step = 2
+	// Kubernetes' components are fetched and verified.
+	Step_STEP_COMPONENTS Step = 3
+	// The container runtime starts and is given the images.
+	Step_STEP_RUNTIME Step = 4
+	// The master secret is handed to the services that hold it.
+	Step_STEP_SECRETS Step = 5
+	// Certificates, configuration and static pods of the control plane are made, and kubelet starts.
+	Step_STEP_CONTROL_PLANE Step = 6
+	// The API server answers.
+	Step_STEP_API_SERVER Step = 7
+	// The cluster's own services are applied.
+	Step_STEP_SERVICES Step = 8
+	// The node is ready.
+	Step_STEP_NODE Step = 9
+)
+
+// Enum value maps for Step.
+var (
+	Step_name = map[int32]string{
+		0: "STEP_UNSPECIFIED",
+		1: "STEP_LOCK",
+		2: "STEP_DISK",
+		3: "STEP_COMPONENTS",
+		4: "STEP_RUNTIME",
+		5: "STEP_SECRETS",
+		6: "STEP_CONTROL_PLANE",
+		7: "STEP_API_SERVER",
+		8: "STEP_SERVICES",
+		9: "STEP_NODE",
+	}
+	Step_value = map[string]int32{
+		"STEP_UNSPECIFIED":   0,
+		"STEP_LOCK":          1,
+		"STEP_DISK":          2,
+		"STEP_COMPONENTS":    3,
+		"STEP_RUNTIME":       4,
+		"STEP_SECRETS":       5,
+		"STEP_CONTROL_PLANE": 6,
+		"STEP_API_SERVER":    7,
+		"STEP_SERVICES":      8,
+		"STEP_NODE":          9,
+	}
+)
+
+func (x Step) Enum() *Step {
+	p := new(Step)
+	*p = x
+	return p
+}
+
+func (x Step) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Step) Descriptor() protoreflect.EnumDescriptor {
+	return file_bootstrapper_proto_enumTypes[1].Descriptor()
+}
+
+func (Step) Type() protoreflect.EnumType {
+	return &file_bootstrapper_proto_enumTypes[1]
+}
+
+func (x Step) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Step.Descriptor instead.
+func (Step) EnumDescriptor() ([]byte, []int) {
+	return file_bootstrapper_proto_rawDescGZIP(), []int{1}
+}
+
+type Progress_State int32
+
+const (
+	Progress_STATE_UNSPECIFIED Progress_State = 0
+	Progress_STATE_STARTED     Progress_State = 1
+	// Something about a step that goes on.
+	Progress_STATE_UPDATE Progress_State = 2
+	Progress_STATE_DONE   Progress_State = 3
+	// An earlier call had done it.
+	Progress_STATE_SKIPPED Progress_State = 4
+)
+
+// Enum value maps for Progress_State.
+var (
+	Progress_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_STARTED",
+		2: "STATE_UPDATE",
+		3: "STATE_DONE",
+		4: "STATE_SKIPPED",
+	}
+	Progress_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_STARTED":     1,
+		"STATE_UPDATE":      2,
+		"STATE_DONE":        3,
+		"STATE_SKIPPED":     4,
+	}
+)
+
+func (x Progress_State) Enum() *Progress_State {
+	p := new(Progress_State)
+	*p = x
+	return p
+}
+
+func (x Progress_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Progress_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_bootstrapper_proto_enumTypes[2].Descriptor()
+}
+
+func (Progress_State) Type() protoreflect.EnumType {
+	return &file_bootstrapper_proto_enumTypes[2]
+}
+
+func (x Progress_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Progress_State.Descriptor instead.
+func (Progress_State) EnumDescriptor() ([]byte, []int) {
+	return file_bootstrapper_proto_rawDescGZIP(), []int{5, 0}
+}
+
+type Problem_Reason int32
+
+const (
+	Problem_REASON_UNSPECIFIED Problem_Reason = 0
+	// The request is not as it must be. Nothing has happened.
+	Problem_REASON_REQUEST Problem_Reason = 1
+	// The init secret is not the owner's, or the node was told of none.
+	Problem_REASON_OWNER Problem_Reason = 2
+	// The node belongs to another cluster, or became part of this one with another request.
+	Problem_REASON_OTHER_CLUSTER Problem_Reason = 3
+	// Another Init is at work.
+	Problem_REASON_BUSY Problem_Reason = 4
+	// A step failed.
+	Problem_REASON_STEP Problem_Reason = 5
+)
+
+// Enum value maps for Problem_Reason.
+var (
+	Problem_Reason_name = map[int32]string{
+		0: "REASON_UNSPECIFIED",
+		1: "REASON_REQUEST",
+		2: "REASON_OWNER",
+		3: "REASON_OTHER_CLUSTER",
+		4: "REASON_BUSY",
+		5: "REASON_STEP",
+	}
+	Problem_Reason_value = map[string]int32{
+		"REASON_UNSPECIFIED":   0,
+		"REASON_REQUEST":       1,
+		"REASON_OWNER":         2,
+		"REASON_OTHER_CLUSTER": 3,
+		"REASON_BUSY":          4,
+		"REASON_STEP":          5,
+	}
+)
+
+func (x Problem_Reason) Enum() *Problem_Reason {
+	p := new(Problem_Reason)
+	*p = x
+	return p
+}
+
+func (x Problem_Reason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Problem_Reason) Descriptor() protoreflect.EnumDescriptor {
+	return file_bootstrapper_proto_enumTypes[3].Descriptor()
+}
+
+func (Problem_Reason) Type() protoreflect.EnumType {
+	return &file_bootstrapper_proto_enumTypes[3]
+}
+
+func (x Problem_Reason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Problem_Reason.Descriptor instead.
+func (Problem_Reason) EnumDescriptor() ([]byte, []int) {
+	return file_bootstrapper_proto_rawDescGZIP(), []int{7, 0}
 }
 
 type StatusRequest struct {
@@ -114,7 +326,13 @@ type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	State State                  `protobuf:"varint,1,opt,name=state,proto3,enum=constellation.bootstrapper.v1.State" json:"state,omitempty"`
 	// Image is the node's own word, for people. What booted is in the channel's claims.
-	Image         *Image `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	Image *Image `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	// The step that the node is at, or that failed.
+	Step Step `protobuf:"varint,3,opt,name=step,proto3,enum=constellation.bootstrapper.v1.Step" json:"step,omitempty"`
+	// What the node waits for or why it cannot proceed, and what can be done, for people.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// Identity of the node's cluster, 32 bytes; nothing while it belongs to none.
+	ClusterId     []byte `protobuf:"bytes,5,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -159,6 +377,27 @@ func (x *StatusResponse) GetState() State {
 func (x *StatusResponse) GetImage() *Image {
 	if x != nil {
 		return x.Image
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetStep() Step {
+	if x != nil {
+		return x.Step
+	}
+	return Step_STEP_UNSPECIFIED
+}
+
+func (x *StatusResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetClusterId() []byte {
+	if x != nil {
+		return x.ClusterId
 	}
 	return nil
 }
@@ -224,24 +463,525 @@ func (x *Image) GetFlavour() string {
 	return ""
 }
 
+type InitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The owner's one-time secret, 32 bytes. The node knows its SHA-256 from its surroundings.
+	InitSecret []byte `protobuf:"bytes,1,opt,name=init_secret,json=initSecret,proto3" json:"init_secret,omitempty"`
+	// Types that are valid to be assigned to Keys:
+	//
+	//	*InitRequest_MasterSecret
+	Keys isInitRequest_Keys `protobuf_oneof:"keys"`
+	// Name of the node. 1 to 63 lower-case letters, digits and dashes (RFC 1123).
+	NodeName string `protobuf:"bytes,3,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	// The component set (docs/components.md).
+	ComponentSet []byte `protobuf:"bytes,4,opt,name=component_set,json=componentSet,proto3" json:"component_set,omitempty"`
+	// Where components are fetched from, in this order: base URLs of OCI registries. None of them is trusted.
+	Sources []string `protobuf:"bytes,5,rep,name=sources,proto3" json:"sources,omitempty"`
+	// HOST:PORT at which nodes and users reach the API servers.
+	Endpoint string `protobuf:"bytes,6,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Further names and addresses that the API server's certificate is for.
+	ApiServerNames []string `protobuf:"bytes,7,rep,name=api_server_names,json=apiServerNames,proto3" json:"api_server_names,omitempty"`
+	// Networks of pods and services, in CIDR notation.
+	PodNetwork     string `protobuf:"bytes,8,opt,name=pod_network,json=podNetwork,proto3" json:"pod_network,omitempty"`
+	ServiceNetwork string `protobuf:"bytes,9,opt,name=service_network,json=serviceNetwork,proto3" json:"service_network,omitempty"`
+	// Name of the cluster, for people.
+	ClusterName   string `protobuf:"bytes,10,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InitRequest) Reset() {
+	*x = InitRequest{}
+	mi := &file_bootstrapper_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InitRequest) ProtoMessage() {}
+
+func (x *InitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bootstrapper_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InitRequest.ProtoReflect.Descriptor instead.
+func (*InitRequest) Descriptor() ([]byte, []int) {
+	return file_bootstrapper_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *InitRequest) GetInitSecret() []byte {
+	if x != nil {
+		return x.InitSecret
+	}
+	return nil
+}
+
+func (x *InitRequest) GetKeys() isInitRequest_Keys {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *InitRequest) GetMasterSecret() []byte {
+	if x != nil {
+		if x, ok := x.Keys.(*InitRequest_MasterSecret); ok {
+			return x.MasterSecret
+		}
+	}
+	return nil
+}
+
+func (x *InitRequest) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+func (x *InitRequest) GetComponentSet() []byte {
+	if x != nil {
+		return x.ComponentSet
+	}
+	return nil
+}
+
+func (x *InitRequest) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *InitRequest) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *InitRequest) GetApiServerNames() []string {
+	if x != nil {
+		return x.ApiServerNames
+	}
+	return nil
+}
+
+func (x *InitRequest) GetPodNetwork() string {
+	if x != nil {
+		return x.PodNetwork
+	}
+	return ""
+}
+
+func (x *InitRequest) GetServiceNetwork() string {
+	if x != nil {
+		return x.ServiceNetwork
+	}
+	return ""
+}
+
+func (x *InitRequest) GetClusterName() string {
+	if x != nil {
+		return x.ClusterName
+	}
+	return ""
+}
+
+type isInitRequest_Keys interface {
+	isInitRequest_Keys()
+}
+
+type InitRequest_MasterSecret struct {
+	// Content of a master-secret file (docs/keys.md).
+	MasterSecret []byte `protobuf:"bytes,2,opt,name=master_secret,json=masterSecret,proto3,oneof"`
+}
+
+func (*InitRequest_MasterSecret) isInitRequest_Keys() {}
+
+type InitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*InitResponse_Progress
+	//	*InitResponse_Result
+	Message       isInitResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InitResponse) Reset() {
+	*x = InitResponse{}
+	mi := &file_bootstrapper_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InitResponse) ProtoMessage() {}
+
+func (x *InitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bootstrapper_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InitResponse.ProtoReflect.Descriptor instead.
+func (*InitResponse) Descriptor() ([]byte, []int) {
+	return file_bootstrapper_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *InitResponse) GetMessage() isInitResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *InitResponse) GetProgress() *Progress {
+	if x != nil {
+		if x, ok := x.Message.(*InitResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *InitResponse) GetResult() *Result {
+	if x != nil {
+		if x, ok := x.Message.(*InitResponse_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+type isInitResponse_Message interface {
+	isInitResponse_Message()
+}
+
+type InitResponse_Progress struct {
+	Progress *Progress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type InitResponse_Result struct {
+	Result *Result `protobuf:"bytes,2,opt,name=result,proto3,oneof"`
+}
+
+func (*InitResponse_Progress) isInitResponse_Message() {}
+
+func (*InitResponse_Result) isInitResponse_Message() {}
+
+type Progress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Step  Step                   `protobuf:"varint,1,opt,name=step,proto3,enum=constellation.bootstrapper.v1.Step" json:"step,omitempty"`
+	State Progress_State         `protobuf:"varint,2,opt,name=state,proto3,enum=constellation.bootstrapper.v1.Progress_State" json:"state,omitempty"`
+	// For people.
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// How much of the step is done, where that is known: bytes of components, for example.
+	Done          int64 `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
+	Total         int64 `protobuf:"varint,5,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_bootstrapper_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_bootstrapper_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_bootstrapper_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Progress) GetStep() Step {
+	if x != nil {
+		return x.Step
+	}
+	return Step_STEP_UNSPECIFIED
+}
+
+func (x *Progress) GetState() Progress_State {
+	if x != nil {
+		return x.State
+	}
+	return Progress_STATE_UNSPECIFIED
+}
+
+func (x *Progress) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Progress) GetDone() int64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *Progress) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+type Result struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 32 bytes.
+	ClusterId []byte `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// Credentials of the cluster's administrator: a kubeconfig file.
+	Kubeconfig    []byte `protobuf:"bytes,2,opt,name=kubeconfig,proto3" json:"kubeconfig,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Result) Reset() {
+	*x = Result{}
+	mi := &file_bootstrapper_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Result) ProtoMessage() {}
+
+func (x *Result) ProtoReflect() protoreflect.Message {
+	mi := &file_bootstrapper_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Result.ProtoReflect.Descriptor instead.
+func (*Result) Descriptor() ([]byte, []int) {
+	return file_bootstrapper_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Result) GetClusterId() []byte {
+	if x != nil {
+		return x.ClusterId
+	}
+	return nil
+}
+
+func (x *Result) GetKubeconfig() []byte {
+	if x != nil {
+		return x.Kubeconfig
+	}
+	return nil
+}
+
+// Problem is what an error's status carries.
+type Problem struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason Problem_Reason         `protobuf:"varint,1,opt,name=reason,proto3,enum=constellation.bootstrapper.v1.Problem_Reason" json:"reason,omitempty"`
+	Step   Step                   `protobuf:"varint,2,opt,name=step,proto3,enum=constellation.bootstrapper.v1.Step" json:"step,omitempty"`
+	// What can be done, for people.
+	Advice string `protobuf:"bytes,3,opt,name=advice,proto3" json:"advice,omitempty"`
+	// The end of the node's journal, after a step failed.
+	Journal       []byte `protobuf:"bytes,4,opt,name=journal,proto3" json:"journal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Problem) Reset() {
+	*x = Problem{}
+	mi := &file_bootstrapper_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Problem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Problem) ProtoMessage() {}
+
+func (x *Problem) ProtoReflect() protoreflect.Message {
+	mi := &file_bootstrapper_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Problem.ProtoReflect.Descriptor instead.
+func (*Problem) Descriptor() ([]byte, []int) {
+	return file_bootstrapper_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Problem) GetReason() Problem_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Problem_REASON_UNSPECIFIED
+}
+
+func (x *Problem) GetStep() Step {
+	if x != nil {
+		return x.Step
+	}
+	return Step_STEP_UNSPECIFIED
+}
+
+func (x *Problem) GetAdvice() string {
+	if x != nil {
+		return x.Advice
+	}
+	return ""
+}
+
+func (x *Problem) GetJournal() []byte {
+	if x != nil {
+		return x.Journal
+	}
+	return nil
+}
+
 var File_bootstrapper_proto protoreflect.FileDescriptor
 
 const file_bootstrapper_proto_rawDesc = "" +
 	"\n" +
 	"\x12bootstrapper.proto\x12\x1dconstellation.bootstrapper.v1\"\x0f\n" +
-	"\rStatusRequest\"\x88\x01\n" +
+	"\rStatusRequest\"\xfa\x01\n" +
 	"\x0eStatusResponse\x12:\n" +
 	"\x05state\x18\x01 \x01(\x0e2$.constellation.bootstrapper.v1.StateR\x05state\x12:\n" +
-	"\x05image\x18\x02 \x01(\v2$.constellation.bootstrapper.v1.ImageR\x05image\"O\n" +
+	"\x05image\x18\x02 \x01(\v2$.constellation.bootstrapper.v1.ImageR\x05image\x127\n" +
+	"\x04step\x18\x03 \x01(\x0e2#.constellation.bootstrapper.v1.StepR\x04step\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x05 \x01(\fR\tclusterId\"O\n" +
 	"\x05Image\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
-	"\aflavour\x18\x03 \x01(\tR\aflavour*1\n" +
+	"\aflavour\x18\x03 \x01(\tR\aflavour\"\xec\x02\n" +
+	"\vInitRequest\x12\x1f\n" +
+	"\vinit_secret\x18\x01 \x01(\fR\n" +
+	"initSecret\x12%\n" +
+	"\rmaster_secret\x18\x02 \x01(\fH\x00R\fmasterSecret\x12\x1b\n" +
+	"\tnode_name\x18\x03 \x01(\tR\bnodeName\x12#\n" +
+	"\rcomponent_set\x18\x04 \x01(\fR\fcomponentSet\x12\x18\n" +
+	"\asources\x18\x05 \x03(\tR\asources\x12\x1a\n" +
+	"\bendpoint\x18\x06 \x01(\tR\bendpoint\x12(\n" +
+	"\x10api_server_names\x18\a \x03(\tR\x0eapiServerNames\x12\x1f\n" +
+	"\vpod_network\x18\b \x01(\tR\n" +
+	"podNetwork\x12'\n" +
+	"\x0fservice_network\x18\t \x01(\tR\x0eserviceNetwork\x12!\n" +
+	"\fcluster_name\x18\n" +
+	" \x01(\tR\vclusterNameB\x06\n" +
+	"\x04keys\"\xa1\x01\n" +
+	"\fInitResponse\x12E\n" +
+	"\bprogress\x18\x01 \x01(\v2'.constellation.bootstrapper.v1.ProgressH\x00R\bprogress\x12?\n" +
+	"\x06result\x18\x02 \x01(\v2%.constellation.bootstrapper.v1.ResultH\x00R\x06resultB\t\n" +
+	"\amessage\"\xb2\x02\n" +
+	"\bProgress\x127\n" +
+	"\x04step\x18\x01 \x01(\x0e2#.constellation.bootstrapper.v1.StepR\x04step\x12C\n" +
+	"\x05state\x18\x02 \x01(\x0e2-.constellation.bootstrapper.v1.Progress.StateR\x05state\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
+	"\x04done\x18\x04 \x01(\x03R\x04done\x12\x14\n" +
+	"\x05total\x18\x05 \x01(\x03R\x05total\"f\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
-	"\rSTATE_WAITING\x10\x012u\n" +
+	"\rSTATE_STARTED\x10\x01\x12\x10\n" +
+	"\fSTATE_UPDATE\x10\x02\x12\x0e\n" +
+	"\n" +
+	"STATE_DONE\x10\x03\x12\x11\n" +
+	"\rSTATE_SKIPPED\x10\x04\"G\n" +
+	"\x06Result\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\fR\tclusterId\x12\x1e\n" +
+	"\n" +
+	"kubeconfig\x18\x02 \x01(\fR\n" +
+	"kubeconfig\"\xc0\x02\n" +
+	"\aProblem\x12E\n" +
+	"\x06reason\x18\x01 \x01(\x0e2-.constellation.bootstrapper.v1.Problem.ReasonR\x06reason\x127\n" +
+	"\x04step\x18\x02 \x01(\x0e2#.constellation.bootstrapper.v1.StepR\x04step\x12\x16\n" +
+	"\x06advice\x18\x03 \x01(\tR\x06advice\x12\x18\n" +
+	"\ajournal\x18\x04 \x01(\fR\ajournal\"\x82\x01\n" +
+	"\x06Reason\x12\x16\n" +
+	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eREASON_REQUEST\x10\x01\x12\x10\n" +
+	"\fREASON_OWNER\x10\x02\x12\x18\n" +
+	"\x14REASON_OTHER_CLUSTER\x10\x03\x12\x0f\n" +
+	"\vREASON_BUSY\x10\x04\x12\x0f\n" +
+	"\vREASON_STEP\x10\x05*h\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTATE_WAITING\x10\x01\x12\x11\n" +
+	"\rSTATE_WORKING\x10\x02\x12\x10\n" +
+	"\fSTATE_FAILED\x10\x03\x12\x10\n" +
+	"\fSTATE_MEMBER\x10\x04*\xc2\x01\n" +
+	"\x04Step\x12\x14\n" +
+	"\x10STEP_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tSTEP_LOCK\x10\x01\x12\r\n" +
+	"\tSTEP_DISK\x10\x02\x12\x13\n" +
+	"\x0fSTEP_COMPONENTS\x10\x03\x12\x10\n" +
+	"\fSTEP_RUNTIME\x10\x04\x12\x10\n" +
+	"\fSTEP_SECRETS\x10\x05\x12\x16\n" +
+	"\x12STEP_CONTROL_PLANE\x10\x06\x12\x13\n" +
+	"\x0fSTEP_API_SERVER\x10\a\x12\x11\n" +
+	"\rSTEP_SERVICES\x10\b\x12\r\n" +
+	"\tSTEP_NODE\x10\t2\xd8\x01\n" +
 	"\fBootstrapper\x12e\n" +
-	"\x06Status\x12,.constellation.bootstrapper.v1.StatusRequest\x1a-.constellation.bootstrapper.v1.StatusResponseBEZCgithub.com/constellation-os/constellation/services/api/bootstrapperb\x06proto3"
+	"\x06Status\x12,.constellation.bootstrapper.v1.StatusRequest\x1a-.constellation.bootstrapper.v1.StatusResponse\x12a\n" +
+	"\x04Init\x12*.constellation.bootstrapper.v1.InitRequest\x1a+.constellation.bootstrapper.v1.InitResponse0\x01BEZCgithub.com/constellation-os/constellation/services/api/bootstrapperb\x06proto3"
 
 var (
 	file_bootstrapper_proto_rawDescOnce sync.Once
@@ -255,24 +995,41 @@ func file_bootstrapper_proto_rawDescGZIP() []byte {
 	return file_bootstrapper_proto_rawDescData
 }
 
-var file_bootstrapper_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bootstrapper_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_bootstrapper_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_bootstrapper_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_bootstrapper_proto_goTypes = []any{
 	(State)(0),             // 0: constellation.bootstrapper.v1.State
-	(*StatusRequest)(nil),  // 1: constellation.bootstrapper.v1.StatusRequest
-	(*StatusResponse)(nil), // 2: constellation.bootstrapper.v1.StatusResponse
-	(*Image)(nil),          // 3: constellation.bootstrapper.v1.Image
+	(Step)(0),              // 1: constellation.bootstrapper.v1.Step
+	(Progress_State)(0),    // 2: constellation.bootstrapper.v1.Progress.State
+	(Problem_Reason)(0),    // 3: constellation.bootstrapper.v1.Problem.Reason
+	(*StatusRequest)(nil),  // 4: constellation.bootstrapper.v1.StatusRequest
+	(*StatusResponse)(nil), // 5: constellation.bootstrapper.v1.StatusResponse
+	(*Image)(nil),          // 6: constellation.bootstrapper.v1.Image
+	(*InitRequest)(nil),    // 7: constellation.bootstrapper.v1.InitRequest
+	(*InitResponse)(nil),   // 8: constellation.bootstrapper.v1.InitResponse
+	(*Progress)(nil),       // 9: constellation.bootstrapper.v1.Progress
+	(*Result)(nil),         // 10: constellation.bootstrapper.v1.Result
+	(*Problem)(nil),        // 11: constellation.bootstrapper.v1.Problem
 }
 var file_bootstrapper_proto_depIdxs = []int32{
-	0, // 0: constellation.bootstrapper.v1.StatusResponse.state:type_name -> constellation.bootstrapper.v1.State
-	3, // 1: constellation.bootstrapper.v1.StatusResponse.image:type_name -> constellation.bootstrapper.v1.Image
-	1, // 2: constellation.bootstrapper.v1.Bootstrapper.Status:input_type -> constellation.bootstrapper.v1.StatusRequest
-	2, // 3: constellation.bootstrapper.v1.Bootstrapper.Status:output_type -> constellation.bootstrapper.v1.StatusResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	0,  // 0: constellation.bootstrapper.v1.StatusResponse.state:type_name -> constellation.bootstrapper.v1.State
+	6,  // 1: constellation.bootstrapper.v1.StatusResponse.image:type_name -> constellation.bootstrapper.v1.Image
+	1,  // 2: constellation.bootstrapper.v1.StatusResponse.step:type_name -> constellation.bootstrapper.v1.Step
+	9,  // 3: constellation.bootstrapper.v1.InitResponse.progress:type_name -> constellation.bootstrapper.v1.Progress
+	10, // 4: constellation.bootstrapper.v1.InitResponse.result:type_name -> constellation.bootstrapper.v1.Result
+	1,  // 5: constellation.bootstrapper.v1.Progress.step:type_name -> constellation.bootstrapper.v1.Step
+	2,  // 6: constellation.bootstrapper.v1.Progress.state:type_name -> constellation.bootstrapper.v1.Progress.State
+	3,  // 7: constellation.bootstrapper.v1.Problem.reason:type_name -> constellation.bootstrapper.v1.Problem.Reason
+	1,  // 8: constellation.bootstrapper.v1.Problem.step:type_name -> constellation.bootstrapper.v1.Step
+	4,  // 9: constellation.bootstrapper.v1.Bootstrapper.Status:input_type -> constellation.bootstrapper.v1.StatusRequest
+	7,  // 10: constellation.bootstrapper.v1.Bootstrapper.Init:input_type -> constellation.bootstrapper.v1.InitRequest
+	5,  // 11: constellation.bootstrapper.v1.Bootstrapper.Status:output_type -> constellation.bootstrapper.v1.StatusResponse
+	8,  // 12: constellation.bootstrapper.v1.Bootstrapper.Init:output_type -> constellation.bootstrapper.v1.InitResponse
+	11, // [11:13] is the sub-list for method output_type
+	9,  // [9:11] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_bootstrapper_proto_init() }
@@ -280,13 +1037,20 @@ func file_bootstrapper_proto_init() {
 	if File_bootstrapper_proto != nil {
 		return
 	}
+	file_bootstrapper_proto_msgTypes[3].OneofWrappers = []any{
+		(*InitRequest_MasterSecret)(nil),
+	}
+	file_bootstrapper_proto_msgTypes[4].OneofWrappers = []any{
+		(*InitResponse_Progress)(nil),
+		(*InitResponse_Result)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bootstrapper_proto_rawDesc), len(file_bootstrapper_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   3,
+			NumEnums:      4,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

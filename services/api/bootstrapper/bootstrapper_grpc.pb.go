@@ -25,6 +25,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Bootstrapper_Status_FullMethodName = "/constellation.bootstrapper.v1.Bootstrapper/Status"
+	Bootstrapper_Init_FullMethodName   = "/constellation.bootstrapper.v1.Bootstrapper/Init"
 )
 
 // BootstrapperClient is the client API for Bootstrapper service.
@@ -33,6 +34,10 @@ const (
 type BootstrapperClient interface {
 	// Status says how far the node is. Anybody may ask: there is no secret in it.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
+	// Init makes the node the first of a cluster. After a failure, a cut connection or a reboot it is called again with
+	// the same request, and goes on where the node is. The node sends its progress and ends with a result. An error's
+	// status carries a Problem.
+	Init(ctx context.Context, in *InitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[InitResponse], error)
 }
 
 type bootstrapperClient struct {
@@ -53,12 +58,35 @@ func (c *bootstrapperClient) Status(ctx context.Context, in *StatusRequest, opts
 	return out, nil
 }
 
+func (c *bootstrapperClient) Init(ctx context.Context, in *InitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[InitResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Bootstrapper_ServiceDesc.Streams[0], Bootstrapper_Init_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[InitRequest, InitResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Bootstrapper_InitClient = grpc.ServerStreamingClient[InitResponse]
+
 // BootstrapperServer is the server API for Bootstrapper service.
 // All implementations must embed UnimplementedBootstrapperServer
 // for forward compatibility.
 type BootstrapperServer interface {
 	// Status says how far the node is. Anybody may ask: there is no secret in it.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
+	// Init makes the node the first of a cluster. After a failure, a cut connection or a reboot it is called again with
+	// the same request, and goes on where the node is. The node sends its progress and ends with a result. An error's
+	// status carries a Problem.
+	Init(*InitRequest, grpc.ServerStreamingServer[InitResponse]) error
 	mustEmbedUnimplementedBootstrapperServer()
 }
 
@@ -71,6 +99,9 @@ type UnimplementedBootstrapperServer struct{}
 
 func (UnimplementedBootstrapperServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
+}
+func (UnimplementedBootstrapperServer) Init(*InitRequest, grpc.ServerStreamingServer[InitResponse]) error {
+	return status.Error(codes.Unimplemented, "method Init not implemented")
 }
 func (UnimplementedBootstrapperServer) mustEmbedUnimplementedBootstrapperServer() {}
 func (UnimplementedBootstrapperServer) testEmbeddedByValue()                      {}
@@ -111,6 +142,17 @@ func _Bootstrapper_Status_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Bootstrapper_Init_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(InitRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(BootstrapperServer).Init(m, &grpc.GenericServerStream[InitRequest, InitResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Bootstrapper_InitServer = grpc.ServerStreamingServer[InitResponse]
+
 // Bootstrapper_ServiceDesc is the grpc.ServiceDesc for Bootstrapper service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -123,6 +165,12 @@ var Bootstrapper_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Bootstrapper_Status_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Init",
+			Handler:       _Bootstrapper_Init_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "bootstrapper.proto",
 }
