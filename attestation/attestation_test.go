@@ -333,3 +333,12 @@ func FuzzParseEvidence(f *testing.F) {
 		}
 	})
 }
+
+// TestZeroComposite: a verifier that nobody made refuses, and does not crash.
+func TestZeroComposite(t *testing.T) {
+	var c attestation.Composite
+	_, err := c.Verify(t.Context(), &attestation.Evidence{}, attestation.Binding{}, nil)
+	if got := attestation.ReasonOf(err); got != attestation.ReasonTechnology {
+		t.Errorf("refused with %v", err)
+	}
+}

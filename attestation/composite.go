@@ -29,15 +29,18 @@ func NewComposite(platform, inner Verifier) (*Composite, error) {
 	return c, nil
 }
 
-// Technology implements Verifier.
+// Technology implements Verifier. A zero Composite judges nothing and has none.
 func (c *Composite) Technology() Technology {
+	if c == nil || c.platform == nil || c.inner == nil {
+		return ""
+	}
 	return c.platform.Technology() + "+" + c.inner.Technology()
 }
 
 // Verify implements Verifier. Only the inner part may challenge the prover: the
 // platform's part is not fresh by itself, it vouches for a key that is.
 func (c *Composite) Verify(ctx context.Context, e *Evidence, b Binding, ask Challenger) (*Claims, error) {
-	if e == nil || e.Technology() != c.Technology() || len(e.Parts) != 2 {
+	if t := c.Technology(); t == "" || e == nil || e.Technology() != t || len(e.Parts) != 2 {
 		return nil, Refuse(ReasonTechnology, "evidence is not of technology %q", c.Technology())
 	}
 	inner, err := c.inner.Verify(ctx, &Evidence{Parts: e.Parts[1:]}, b, ask)

@@ -78,6 +78,9 @@ func runCompare(cmd *cobra.Command, predictionFile, observedFile, cluster string
 		if err != nil {
 			return nil, fmt.Errorf("--cluster-id: %w", err)
 		}
+		if len(id) != measurements.ClusterIDSize {
+			return nil, fmt.Errorf("--cluster-id: %d bytes, and a cluster's identity has %d", len(id), measurements.ClusterIDSize)
+		}
 		p = p.Initialized(id)
 	}
 	c, err := measurements.Compare(p, o)

@@ -3,6 +3,7 @@
 package image_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"os"
@@ -70,7 +71,7 @@ func writeArtifacts(dir string) error {
 		"tampered.json": artifacttest.Observed(p, tampered),
 		"cutlog.json":   cut,
 		"single.json":   single,
-		"cluster.json":  artifacttest.Observed(p.Initialized([]byte{0xab}), good),
+		"cluster.json":  artifacttest.Observed(p.Initialized(bytes.Repeat([]byte{0xab}, measurements.ClusterIDSize)), good),
 	} {
 		data, err := json.Marshal(o)
 		if err != nil {
