@@ -18,10 +18,14 @@ import (
 	"github.com/constellation-os/constellation/disk/luks2"
 )
 
-// Names of the mapped devices, as cryptsetup would give them.
-const (
-	volumeName    = "state"
-	integrityName = "state_dif"
+// mapping is the names of the two devices that a disk is mapped to, as cryptsetup would give them.
+type mapping struct{ volume, integrity string }
+
+// A disk that is being formatted is mapped under other names than one that is open: nobody shall take the one for the
+// other, and whoever waits for the open disk's device must not see one that is about to go.
+var (
+	openDisk = mapping{"state", "state_dif"}
+	newDisk  = mapping{"state_new", "state_new_dif"}
 )
 
 const sector = 512
@@ -34,6 +38,8 @@ type Volume struct {
 	Device string
 	// Size is its size in bytes.
 	Size int64
+
+	names mapping
 }
 
 // Format makes a disk a state disk, with an empty file system. The data area is not wiped: reading a sector that was
@@ -51,7 +57,7 @@ func Format(ctx context.Context, path string, o FormatOptions) error {
 	}
 	defer device.Close()
 	return format(ctx, device, o, func(ctx context.Context, volumeKey []byte) error {
-		volume, err := activate(path, o.UUID, volumeKey)
+		volume, err := newDisk.activate(path, o.UUID, volumeKey)
 		if err != nil {
 			return err
 		}
@@ -76,16 +82,19 @@ func Open(ctx context.Context, path string, key []byte, w Witness) (*Volume, err
 		return nil, err
 	}
 	defer clear(volumeKey)
-	return activate(path, uuid, volumeKey)
+	return openDisk.activate(path, uuid, volumeKey)
 }
 
-// wantClosed refuses to touch any disk while one is open.
+// wantClosed refuses to touch any disk while one is open, and clears away what a call left that did not come to its end.
 func wantClosed() error {
-	open, err := Current()
-	if err == nil && open != nil {
-		err = ErrActive
+	current, err := Current()
+	if err != nil {
+		return err
 	}
-	return err
+	if current != nil {
+		return ErrActive
+	}
+	return errors.Join(newDisk.remove(), openDisk.remove())
 }
 
 // unlock does all of opening a disk but mapping it.
@@ -110,7 +119,7 @@ func unlock(ctx context.Context, device Device, key []byte, w Witness) (uuid str
 
 // activate maps the volume: dm-integrity, which keeps a tag beside each sector, and dm-crypt on it, which makes and
 // checks the tags. All that the tables say is constant, but for the device, its size and the key.
-func activate(path, uuid string, volumeKey []byte) (_ *Volume, err error) {
+func (m mapping) activate(path, uuid string, volumeKey []byte) (_ *Volume, err error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err != nil {
 		return nil, fmt.Errorf("look at %s: %w", path, err)
@@ -119,15 +128,15 @@ func activate(path, uuid string, volumeKey []byte) (_ *Volume, err error) {
 		return nil, fmt.Errorf("%s is not a block device", path)
 	}
 	below := fmt.Sprintf("%d:%d", unix.Major(stat.Rdev), unix.Minor(stat.Rdev))
-	sectors, integrity, err := mapIntegrity(below, uuid)
+	sectors, integrity, err := m.mapIntegrity(below, uuid)
 	if err != nil {
 		return nil, err
 	}
-	minor, err := mapCrypt(integrity, uuid, sectors, volumeKey)
+	minor, err := m.mapCrypt(integrity, uuid, sectors, volumeKey)
 	if err != nil {
-		return nil, errors.Join(err, remove(integrityName))
+		return nil, errors.Join(err, m.remove())
 	}
-	return &Volume{UUID: uuid, Device: fmt.Sprintf("/dev/dm-%d", minor), Size: int64(sectors) * sector}, nil
+	return m.of(uuid, minor, sectors), nil
 }
 
 const (
@@ -138,9 +147,14 @@ const (
 	tagSize = "32"
 )
 
-func mapIntegrity(below, uuid string) (sectors uint64, device string, err error) {
+// of describes the volume that is mapped.
+func (m mapping) of(uuid string, minor uint32, sectors uint64) *Volume {
+	return &Volume{UUID: uuid, Device: fmt.Sprintf("/dev/dm-%d", minor), Size: int64(sectors) * sector, names: m}
+}
+
+func (m mapping) mapIntegrity(below, uuid string) (sectors uint64, device string, err error) {
 	table := devicemapper.Table{
-		Name: integrityName, UUID: "CRYPT-SUBDEV-" + strings.ReplaceAll(uuid, "-", "") + "-" + integrityName,
+		Name: m.integrity, UUID: "CRYPT-SUBDEV-" + strings.ReplaceAll(uuid, "-", "") + "-" + m.integrity,
 		Sectors: luks2.SectorSize / sector, Target: "integrity",
 		Parameters: fmt.Sprintf("%s %d %s %s 2 block_size:%d fix_padding", below, luks2.DataOffset/sector, tagSize, journal, luks2.SectorSize),
 	}
@@ -148,8 +162,8 @@ func mapIntegrity(below, uuid string) (sectors uint64, device string, err error)
 	if _, _, err := devicemapper.Create(table); err != nil {
 		return 0, "", err
 	}
-	state, err := devicemapper.Inspect(integrityName)
-	if err := errors.Join(err, remove(integrityName)); err != nil {
+	state, err := devicemapper.Inspect(m.integrity)
+	if err := errors.Join(err, remove(m.integrity)); err != nil {
 		return 0, "", err
 	}
 	// Mismatches, sectors provided, sectors to recalculate (the kernel's Documentation/admin-guide/device-mapper/dm-integrity.rst).
@@ -166,7 +180,7 @@ func mapIntegrity(below, uuid string) (sectors uint64, device string, err error)
 }
 
 // mapCrypt hands the key to the kernel through a keyring of this thread, so that no table shows it.
-func mapCrypt(below, uuid string, sectors uint64, volumeKey []byte) (minor uint32, err error) {
+func (m mapping) mapCrypt(below, uuid string, sectors uint64, volumeKey []byte) (minor uint32, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	description := "constellation:" + uuid
@@ -175,7 +189,7 @@ func mapCrypt(below, uuid string, sectors uint64, volumeKey []byte) (minor uint3
 		return 0, fmt.Errorf("give the volume key to the kernel: %w", err)
 	}
 	_, minor, err = devicemapper.Create(devicemapper.Table{
-		Name: volumeName, UUID: "CRYPT-LUKS2-" + strings.ReplaceAll(uuid, "-", "") + "-" + volumeName,
+		Name: m.volume, UUID: "CRYPT-LUKS2-" + strings.ReplaceAll(uuid, "-", "") + "-" + m.volume,
 		Sectors: sectors, Target: "crypt",
 		Parameters: fmt.Sprintf("capi:authenc(hmac(sha256),xts(aes))-plain64 :%d:logon:%s 0 %s 0 2 integrity:%s:aead sector_size:%d",
 			luks2.VolumeKeySize, description, below, tagSize, luks2.SectorSize),
@@ -190,6 +204,16 @@ func mapCrypt(below, uuid string, sectors uint64, volumeKey []byte) (minor uint3
 // removePatience is how long others, such as udev, may look at a device that is to go.
 const removePatience = 5 * time.Second
 
+// remove takes both devices away, those that there are.
+func (m mapping) remove() error {
+	for _, name := range []string{m.volume, m.integrity} {
+		if err := remove(name); err != nil && !errors.Is(err, unix.ENXIO) {
+			return err
+		}
+	}
+	return nil
+}
+
 func remove(name string) error {
 	for deadline := time.Now().Add(removePatience); ; time.Sleep(10 * time.Millisecond) {
 		err := devicemapper.Remove(name)
@@ -200,17 +224,13 @@ func remove(name string) error {
 }
 
 // Close unmaps the volume. Its file system must not be mounted.
-func (v *Volume) Close() error {
-	if err := remove(volumeName); err != nil {
-		return err
-	}
-	return remove(integrityName)
-}
+func (v *Volume) Close() error { return v.names.remove() }
 
-// Current returns the volume that is open, or nil.
+// Current returns the volume that is open, or nil. A disk that is being formatted is not open.
 func Current() (*Volume, error) {
-	state, err := devicemapper.Inspect(volumeName)
-	if errors.Is(err, unix.ENXIO) {
+	state, err := devicemapper.Inspect(openDisk.volume)
+	// A device without a table was never finished.
+	if errors.Is(err, unix.ENXIO) || err == nil && state.Sectors == 0 {
 		return nil, nil
 	}
 	if err != nil {
@@ -220,15 +240,15 @@ func Current() (*Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Volume{UUID: uuid, Device: fmt.Sprintf("/dev/dm-%d", state.Minor), Size: int64(state.Sectors) * sector}, nil
+	return openDisk.of(uuid, state.Minor, state.Sectors), nil
 }
 
 // uuidOf finds the disk's name in that of the mapped device.
 func uuidOf(name string) (string, error) {
-	digits := strings.TrimSuffix(strings.TrimPrefix(name, "CRYPT-LUKS2-"), "-"+volumeName)
+	digits := strings.TrimSuffix(strings.TrimPrefix(name, "CRYPT-LUKS2-"), "-"+openDisk.volume)
 	raw, err := hex.DecodeString(digits)
 	if err != nil || len(raw) != 16 {
-		return "", fmt.Errorf("the device %s is not a state disk's: it is called %q", volumeName, name)
+		return "", fmt.Errorf("the device %s is not a state disk's: it is called %q", openDisk.volume, name)
 	}
 	return fmt.Sprintf("%x-%x-%x-%x-%x", raw[:4], raw[4:6], raw[6:8], raw[8:10], raw[10:]), nil
 }

@@ -34,7 +34,8 @@ type Device struct {
 	Slot int `json:"slot"`
 	// Model is QEMU's name of the device.
 	Model string `json:"model"`
-	// Boot marks the one disk that firmware boots from (bootindex=0).
+	// Boot marks the one disk that firmware boots from (bootindex=0). Another disk is
+	// the state disk.
 	Boot bool `json:"boot,omitempty"`
 }
 
@@ -58,6 +59,7 @@ func QEMU() Machine {
 			{Slot: 3, Model: ModelDisk, Boot: true},
 			{Slot: 4, Model: ModelSerial},
 			{Slot: 5, Model: ModelRNG},
+			{Slot: 6, Model: ModelDisk},
 		},
 	}
 }
@@ -83,7 +85,7 @@ func (m *Machine) Check() error {
 	if m.MemoryMiB < 256 || m.MemoryMiB > 1<<20 {
 		return fmt.Errorf("machine: %d MiB of memory, want 256 to %d", m.MemoryMiB, 1<<20)
 	}
-	boot, last := 0, 0
+	boot, state, last := 0, 0, 0
 	for _, d := range m.Devices {
 		if d.Slot <= last || d.Slot > 30 {
 			return fmt.Errorf("machine: PCI slot %d: want ascending slots of 1 to 30", d.Slot)
@@ -97,6 +99,8 @@ func (m *Machine) Check() error {
 		case ModelDisk:
 			if d.Boot {
 				boot++
+			} else {
+				state++
 			}
 		default:
 			return fmt.Errorf("machine: unknown device model %q", d.Model)
@@ -105,13 +109,21 @@ func (m *Machine) Check() error {
 	if boot != 1 {
 		return fmt.Errorf("machine: %d boot disks, want one", boot)
 	}
+	if state > 1 {
+		return fmt.Errorf("machine: %d disks besides the boot disk, want at most one, the state disk", state)
+	}
 	return nil
 }
 
 // BootDisk is the slot of the disk that firmware boots from.
-func (m *Machine) BootDisk() int {
+func (m *Machine) BootDisk() int { return m.disk(true) }
+
+// StateDisk is the slot of the state disk, 0 if the machine has none.
+func (m *Machine) StateDisk() int { return m.disk(false) }
+
+func (m *Machine) disk(boot bool) int {
 	for _, d := range m.Devices {
-		if d.Boot {
+		if d.Model == ModelDisk && d.Boot == boot {
 			return d.Slot
 		}
 	}

@@ -178,13 +178,16 @@ func TestMachineCheck(t *testing.T) {
 		"no CPUs":       func(m *measurements.Machine) { m.CPUs = 0 },
 		"no memory":     func(m *measurements.Machine) { m.MemoryMiB = 0 },
 		"slot 0":        func(m *measurements.Machine) { m.Devices[0].Slot = 0 },
-		"slot 31":       func(m *measurements.Machine) { m.Devices[3].Slot = 31 },
+		"slot 31":       func(m *measurements.Machine) { m.Devices[4].Slot = 31 },
 		"slot twice":    func(m *measurements.Machine) { m.Devices[1].Slot = 2 },
 		"unknown model": func(m *measurements.Machine) { m.Devices[0].Model = "e1000" },
 		"boot from net": func(m *measurements.Machine) { m.Devices[0].Boot = true },
 		"no boot disk":  func(m *measurements.Machine) { m.Devices[1].Boot = false },
 		"two boot disks": func(m *measurements.Machine) {
 			m.Devices[2] = measurements.Device{Slot: 4, Model: measurements.ModelDisk, Boot: true}
+		},
+		"two state disks": func(m *measurements.Machine) {
+			m.Devices[3] = measurements.Device{Slot: 5, Model: measurements.ModelDisk}
 		},
 	} {
 		m := measurements.QEMU()

@@ -19,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "write the golden file of the units' exposure")
 
 // ownUnits are the services of this repository.
-var ownUnits = []string{"bootstrapper.service", "containerd.service", "measurementreader.service"}
+var ownUnits = []string{"bootstrapper.service", "containerd.service", "diskmapper.service", "measurementreader.service"}
 
 const (
 	libraries = "usr/lib/x86_64-linux-gnu"

@@ -52,13 +52,7 @@ func (c Config) device(d measurements.Device) []string {
 	at := fmt.Sprintf("%s,bus=pcie.0,addr=0x%x", d.Model, d.Slot)
 	switch d.Model {
 	case measurements.ModelDisk:
-		return []string{
-			"-blockdev", blockdev(map[string]any{
-				"node-name": "image", "driver": "raw", "read-only": true,
-				"file": map[string]any{"driver": "file", "filename": c.Disk},
-			}),
-			"-device", at + ",drive=image,bootindex=0",
-		}
+		return c.disk(at, d.Boot)
 	case measurements.ModelSerial:
 		return []string{"-device", at + ",id=ports"}
 	case measurements.ModelRNG:
@@ -73,6 +67,26 @@ func (c Config) device(d measurements.Device) []string {
 		return []string{"-device", adapter}
 	default:
 		return []string{"-device", at}
+	}
+}
+
+// disk returns the arguments for the boot disk or the state disk.
+func (c Config) disk(at string, boot bool) []string {
+	if boot {
+		return []string{
+			"-blockdev", blockdev(map[string]any{
+				"node-name": "image", "driver": "raw", "read-only": true,
+				"file": map[string]any{"driver": "file", "filename": c.Disk},
+			}),
+			"-device", at + ",drive=image,bootindex=0",
+		}
+	}
+	return []string{
+		"-blockdev", blockdev(map[string]any{
+			"node-name": "state", "driver": "raw",
+			"file": map[string]any{"driver": "file", "filename": c.StateDisk},
+		}),
+		"-device", at + ",drive=state,serial=" + StateDiskSerial,
 	}
 }
 
@@ -118,7 +132,7 @@ func (d *descriptors) add(f *os.File) int {
 
 // absolute makes the config's paths independent of the working directory.
 func (c Config) absolute() (Config, error) {
-	for _, p := range []*string{&c.Disk, &c.Firmware.Code, &c.Firmware.Vars, &c.StateDir, &c.TPM.AuthorityDir} {
+	for _, p := range []*string{&c.Disk, &c.StateDisk, &c.Firmware.Code, &c.Firmware.Vars, &c.StateDir, &c.TPM.AuthorityDir} {
 		if *p == "" {
 			continue
 		}

@@ -167,7 +167,7 @@ func (m *Machine) watch(ctx context.Context, stall time.Duration, cancel context
 		case <-ticker.C:
 		}
 		now := sign{console: m.console.Total(), disk: last.disk}
-		if n, err := m.monitor.bytesRead(ctx); err == nil {
+		if n, err := m.monitor.traffic(ctx); err == nil {
 			now.disk = n
 		}
 		if now != last {

@@ -83,7 +83,7 @@ func TestMonitor(t *testing.T) {
 	ours, qemus := net.Pipe()
 	answer(t, qemus,
 		`{"return":{}}`,
-		`{"event":"RTC_CHANGE","data":{}}`+"\n"+`{"return":[{"stats":{"rd_bytes":5}},{"stats":{"rd_bytes":7}}]}`,
+		`{"event":"RTC_CHANGE","data":{}}`+"\n"+`{"return":[{"stats":{"rd_bytes":5}},{"stats":{"rd_bytes":7,"wr_bytes":3}}]}`,
 		`{"error":{"class":"GenericError","desc":"no such thing"}}`,
 		`{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}`,
 	)
@@ -92,8 +92,8 @@ func TestMonitor(t *testing.T) {
 	if err := m.negotiate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := m.bytesRead(t.Context()); err != nil || n != 12 {
-		t.Errorf("bytes read: %d, %v, want 12", n, err)
+	if n, err := m.traffic(t.Context()); err != nil || n != 15 {
+		t.Errorf("bytes read and written: %d, %v, want 15", n, err)
 	}
 	if err := m.run(t.Context(), "nonsense", nil, nil); err == nil || !strings.Contains(err.Error(), "no such thing") {
 		t.Errorf("a refused command returned %v", err)

@@ -28,6 +28,10 @@ type Config struct {
 	Name string
 	// Disk is the raw image that the machine boots. It is opened read-only.
 	Disk string
+	// StateDisk is the raw file of the machine's second disk, which the machine
+	// writes: see [CreateStateDisk]. Default, if Shape has such a disk: a blank one
+	// of [StateDiskSize] in StateDir.
+	StateDisk string
 	// Firmware is the UEFI firmware.
 	Firmware Firmware
 	// Shape is what the firmware sees of the machine and may measure. Default
@@ -35,8 +39,8 @@ type Config struct {
 	Shape measurements.Machine
 	// TPM configures the machine's TPM.
 	TPM TPM
-	// StateDir keeps the TPM's state and the firmware's variables from one run
-	// to the next, so that a later Start continues the same machine. Empty means
+	// StateDir keeps the TPM's state, the firmware's variables and, without
+	// StateDisk, the state disk from one run to the next, so that a later Start continues the same machine. Empty means
 	// a temporary folder that is gone when the machine is.
 	StateDir string
 	// Ports are the names of the guest's virtio-serial ports. Default
@@ -127,6 +131,9 @@ func (c Config) check() error {
 	}
 	if err := c.Shape.Check(); err != nil {
 		return err
+	}
+	if c.StateDisk != "" && c.Shape.StateDisk() == 0 {
+		return errors.New("a machine with a state disk needs a second " + measurements.ModelDisk + " device")
 	}
 	if len(c.Ports) > 0 && !slices.ContainsFunc(c.Shape.Devices, func(d measurements.Device) bool {
 		return d.Model == measurements.ModelSerial

@@ -44,6 +44,11 @@ func TestConfigIsChecked(t *testing.T) {
 				return d.Model == measurements.ModelSerial
 			})
 		}, "needs a virtio-serial-pci"},
+		"state disk without a device": {func(c *Config) {
+			c.Shape = measurements.QEMU()
+			c.Shape.Devices = c.Shape.Devices[:4]
+			c.StateDisk = "state.raw"
+		}, "needs a second virtio-blk-pci"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -115,7 +120,7 @@ func TestAvailableMemory(t *testing.T) {
 
 func TestFileNamesMeanNothingToQEMU(t *testing.T) {
 	c := valid()
-	c.Disk = `/tmp/a,read-only=off,"b".raw`
+	c.Disk, c.StateDisk = `/tmp/a,read-only=off,"b".raw`, `/tmp/state,serial="c".raw`
 	c, err := c.withDefaults()
 	if err != nil {
 		t.Fatal(err)
@@ -125,6 +130,11 @@ func TestFileNamesMeanNothingToQEMU(t *testing.T) {
 		return strings.Contains(a, `"filename":"/tmp/a,read-only=off,\"b\".raw"`) && strings.Contains(a, `"read-only":true`)
 	}) {
 		t.Errorf("the disk is not opened read-only under its name: %q", args)
+	}
+	if !slices.ContainsFunc(args, func(a string) bool {
+		return strings.Contains(a, `"filename":"/tmp/state,serial=\"c\".raw"`) && !strings.Contains(a, `read-only`)
+	}) {
+		t.Errorf("the state disk is not opened under its name, to be written: %q", args)
 	}
 }
 

@@ -4,12 +4,13 @@
 // computer: QEMU with a software TPM (swtpm) and UEFI firmware (OVMF), no root
 // rights, no libvirt and no KVM needed.
 //
-// A machine boots a disk image that is never written to, has a TPM of its own
-// and a private copy of the firmware's variable store, shows its serial console
-// and hands over what the guest writes to its named virtio-serial ports. Its
-// hardware is the same in every run (fixed PCI addresses, nothing that QEMU
-// would add by default), because the firmware measures it: [ReadFirmwareConfig]
-// obtains, without booting, the tables that QEMU would hand to the firmware.
+// A machine boots a disk image that is never written to, has a second disk for
+// what it keeps, a TPM of its own and a private copy of the firmware's variable
+// store, shows its serial console and hands over what the guest writes to its named
+// virtio-serial ports. Its hardware is the same in every run (fixed PCI addresses,
+// nothing that QEMU would add by default), because the firmware measures it:
+// [ReadFirmwareConfig] obtains, without booting, the tables that QEMU would hand to
+// the firmware.
 //
 // Nothing outlives the process that called [Start]. QEMU and swtpm talk over
 // inherited socket pairs, so there is no socket file; they are killed by the

@@ -89,7 +89,11 @@ func (c Config) interrogate(ctx context.Context, t tools, accel Acceleration) (m
 	if err := copyOnce(c.Firmware.Vars, vars); err != nil {
 		return nil, fmt.Errorf("copy the firmware's variable store: %w", err)
 	}
-	c.Network = nil // not in the tables
+	c.Network = nil // not in the tables, and neither is what is on a disk
+	c.StateDisk = ""
+	if c, err = c.withStateDisk(scratch); err != nil {
+		return nil, err
+	}
 	args := append(c.hardware(accel, w.tpmFD), pflash(c.Firmware.Code, vars)...)
 	args = append(args, c.ExtraArgs...)
 	args = append(args, "-serial", "null", "-S",

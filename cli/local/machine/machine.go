@@ -105,6 +105,9 @@ func (m *Machine) start(ctx context.Context, c Config, t tools) error {
 	if err := m.prepareState(ctx, c, t, state); err != nil {
 		return err
 	}
+	if c, err = c.withStateDisk(state); err != nil {
+		return err
+	}
 	w, err := m.wire(c)
 	if err != nil {
 		return err

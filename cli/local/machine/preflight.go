@@ -115,6 +115,9 @@ func checkFiles(c Config) error {
 	if c.Shape.BootDisk() != 0 {
 		files = append(files, MissingFileError{What: "the disk image", Path: c.Disk, Hint: "build it with: tools/bazel build //image:qemu"})
 	}
+	if c.StateDisk != "" {
+		files = append(files, MissingFileError{What: "the state disk", Path: c.StateDisk, Hint: "make it, sparse: truncate --size 16G FILE"})
+	}
 	var all error
 	for _, f := range files {
 		switch info, err := os.Stat(f.Path); {

@@ -136,11 +136,12 @@ func (m *monitor) run(ctx context.Context, command string, arguments map[string]
 	return nil
 }
 
-// bytesRead is how much the guest has read from its disks.
-func (m *monitor) bytesRead(ctx context.Context) (int64, error) {
+// traffic is how much the guest has read from its disks and written to them, in bytes.
+func (m *monitor) traffic(ctx context.Context) (int64, error) {
 	var stats []struct {
 		Stats struct {
-			ReadBytes int64 `json:"rd_bytes"`
+			Read    int64 `json:"rd_bytes"`
+			Written int64 `json:"wr_bytes"`
 		} `json:"stats"`
 	}
 	if err := m.run(ctx, "query-blockstats", nil, &stats); err != nil {
@@ -148,7 +149,7 @@ func (m *monitor) bytesRead(ctx context.Context) (int64, error) {
 	}
 	var total int64
 	for _, s := range stats {
-		total += s.Stats.ReadBytes
+		total += s.Stats.Read + s.Stats.Written
 	}
 	return total, nil
 }
