@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import "fmt"
+
+type pod struct {
+	Metadata struct{ Name string }
+	Status   struct {
+		Phase                                    string
+		Reason, Message                          string
+		Conditions                               []condition
+		InitContainerStatuses, ContainerStatuses []container
+	}
+}
+
+type container struct {
+	Name             string
+	Ready            bool
+	State, LastState containerState
+}
+
+type containerState struct {
+	Waiting    *struct{ Reason, Message string }
+	Running    *struct{}
+	Terminated *struct {
+		Reason, Message string
+		ExitCode        int64
+	}
+}
+
+// problem is why a pod is not ready, or nothing.
+func (p *pod) problem() string {
+	var notReady string
+	for _, c := range p.Status.Conditions {
+		switch {
+		case c.Type == "Ready" && c.Status == "True":
+			return ""
+		case c.Type == "PodScheduled" && c.Status == "False":
+			return short("on no node yet", c.Message)
+		}
+	}
+	if p.Status.Reason != "" {
+		return short(p.Status.Reason, p.Status.Message)
+	}
+	for _, c := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
+		if reason := c.problem(); reason != "" {
+			return reason
+		}
+		if c.State.Running != nil && !c.Ready {
+			notReady = "runs, is not ready yet"
+		}
+	}
+	if notReady != "" {
+		return notReady
+	}
+	return "kubelet has not started it"
+}
+
+// silent says that the pod's status does not tell what is wrong, events may.
+func (p *pod) silent() bool {
+	for _, c := range p.Status.ContainerStatuses {
+		if w := c.State.Waiting; w == nil || w.Reason != "ContainerCreating" && w.Reason != "PodInitializing" {
+			return c.State.Running != nil
+		}
+	}
+	return true
+}
+
+func (c *container) problem() string {
+	end := func(s containerState) string {
+		if t := s.Terminated; t != nil {
+			return short(fmt.Sprintf("ended with code %d", t.ExitCode), t.Message)
+		}
+		return ""
+	}
+	switch {
+	case c.State.Waiting != nil:
+		w := c.State.Waiting
+		return short(w.Reason, end(c.LastState), w.Message)
+	case c.State.Terminated != nil && c.State.Terminated.ExitCode != 0:
+		return end(c.State)
+	}
+	return ""
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// Pauses between attempts, and how long an API server that has just started may
+// refuse what it will take: it makes its own roles, kubeadm's and our namespaces
+// after it has begun to answer.
+const (
+	firstPause = 250 * time.Millisecond
+	maxPause   = 4 * time.Second
+	settle     = time.Minute
+)
+
+// retry calls attempt until it succeeds, fails for good or the context ends. failed
+// is told of each reason to try again.
+func retry(ctx context.Context, attempt func() error, failed func(error)) error {
+	pause := firstPause
+	var refusedSince time.Time
+	for {
+		err := attempt()
+		if err == nil {
+			return nil
+		}
+		switch classify(err) {
+		case permanent:
+			return err
+		case unsettled:
+			if refusedSince.IsZero() {
+				refusedSince = time.Now()
+			}
+			if time.Since(refusedSince) > settle {
+				return err
+			}
+		case transient:
+			// Whoever does not answer has not refused: it may be starting again.
+			refusedSince = time.Time{}
+		}
+		failed(err)
+		if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
+			pause = max(pause, min(maxPause, time.Duration(seconds)*time.Second))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+type class int
+
+const (
+	permanent class = iota
+	transient       // nothing or nobody answers, or is overloaded
+	unsettled       // refused, as it is for a while after a start
+)
+
+func classify(err error) class {
+	var kind unknownKind
+	var certificate *tls.CertificateVerificationError
+	var network net.Error
+	var address *url.Error
+	switch {
+	case errors.As(err, &kind), apierrors.IsForbidden(err), apierrors.IsNotFound(err):
+		return unsettled
+	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsUnauthorized(err), apierrors.IsMethodNotSupported(err),
+		apierrors.IsRequestEntityTooLargeError(err), apierrors.IsNotAcceptable(err), apierrors.IsUnsupportedMediaType(err):
+		return permanent
+	case errors.As(err, &certificate):
+		// Another server than the one that we were told of.
+		return permanent
+	case errors.As(err, &address), errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return transient
+	}
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		// What is left is conflicts, timeouts, too many requests, and errors of the server.
+		return transient
+	}
+	return permanent
+}
