@@ -90,7 +90,7 @@ func (o *owner) ask(t *testing.T) (*api.StatusResponse, atls.Outcome) {
 	}
 	conn, err := grpc.NewClient("passthrough:///node", grpc.WithTransportCredentials(channel),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			address, ok := o.network.Address(machine.MACAddress)
+			address, ok := o.network.Address(machine.DefaultMACAddress)
 			if !ok {
 				return nil, errors.New("the machine has no address yet")
 			}
@@ -153,7 +153,7 @@ func bootOn(t *testing.T, n *network.Network, authority string, c machine.Config
 
 func newNetwork(t *testing.T) *network.Network {
 	t.Helper()
-	n, err := network.New()
+	n, err := network.New(network.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Bounds of a frame in bytes: an Ethernet header, and the largest IP packet that
@@ -16,11 +19,77 @@ const (
 	maxFrame = 14 + 65535
 )
 
+// Bounds of what waits for a machine. The switch serves all machines in turn: one that
+// takes no frames may hold it up for a moment, once.
+const (
+	maxWaiting = 256 // frames
+	waitFor    = time.Second
+)
+
 // frameConn lets only frames through that the switch can look at. The switch takes
 // a length at its word and reads headers without asking whether they are there.
 type frameConn struct {
 	net.Conn
 	pending []byte // a frame with its length, checked and not yet read
+
+	waiting chan []byte
+	stuck   atomic.Bool // the machine takes no frames
+	ended   chan struct{}
+	end     sync.Once
+}
+
+// newFrameConn begins to carry frames. Close ends it.
+func newFrameConn(conn net.Conn) *frameConn {
+	c := &frameConn{Conn: conn, waiting: make(chan []byte, maxWaiting), ended: make(chan struct{})}
+	go c.send()
+	return c
+}
+
+// Close ends the connection.
+func (c *frameConn) Close() error {
+	c.end.Do(func() { close(c.ended) })
+	return c.Conn.Close()
+}
+
+// Write takes one frame with its length. It is sent, or dropped if the machine takes
+// none, as on a real network.
+func (c *frameConn) Write(p []byte) (int, error) {
+	frame := append([]byte(nil), p...) // the caller's again once Write returns
+	select {
+	case c.waiting <- frame:
+		return len(p), nil
+	case <-c.ended:
+		return 0, net.ErrClosed
+	default:
+	}
+	if c.stuck.Load() {
+		return len(p), nil
+	}
+	patience := time.NewTimer(waitFor)
+	defer patience.Stop()
+	select {
+	case c.waiting <- frame:
+	case <-c.ended:
+		return 0, net.ErrClosed
+	case <-patience.C:
+		c.stuck.Store(true)
+	}
+	return len(p), nil
+}
+
+func (c *frameConn) send() {
+	for {
+		select {
+		case frame := <-c.waiting:
+			if _, err := c.Conn.Write(frame); err != nil {
+				c.Close()
+				return
+			}
+			c.stuck.Store(false)
+		case <-c.ended:
+			return
+		}
+	}
 }
 
 // Read returns bytes of checked frames. A frame that is too short is left out; one

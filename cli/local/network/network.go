@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package network is the network of a local cluster: an Ethernet switch, a DHCP
-// server and this program's own place on it, all in user space. It needs no root
-// rights, no bridge and no tap device, and opens no port of this computer.
+// Package network is the network of a local cluster: an Ethernet switch, a DHCP and a
+// DNS server and this program's own place on it, all in user space. It needs no root
+// rights, no bridge and no tap device.
 //
-// The network is an island. Nothing on it reaches this computer or anything
-// beyond, and nothing reaches it but what this program dials.
+// The network is an island. Nothing on it reaches this computer or anything beyond,
+// but what this program listens for at the network's gateway; and nothing reaches it
+// but what this program dials, and what comes to the forwards that it was asked for,
+// on this computer's loopback.
 //
 // Trust boundary: machines on the network are not trusted. Frames that they send
 // are bounded in size before anything looks at them, and whatever they claim as
-// their address is only ever used to answer them.
+// their address is only ever used to answer them. A machine that takes no frames
+// holds up nobody else: frames for it are dropped.
 //
 // Not guaranteed: that an address is a certain machine's. Who answers at an
 // address has to be found out by attestation.
@@ -22,6 +25,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/containers/gvisor-tap-vsock/pkg/services/dhcp"
@@ -41,12 +45,33 @@ import (
 
 // Where this program is on the network, and what surrounds it.
 const (
-	subnet     = "10.77.0.0/24"
-	gateway    = "10.77.0.1"
+	// Subnet is the network's, and Gateway is where this program is in it.
+	Subnet  = "10.77.0.0/24"
+	Gateway = "10.77.0.1"
+	// Domain is what names on the network end with. It is reserved for private use.
+	Domain = "constellation.internal"
+
 	gatewayMAC = "52:54:00:ff:ff:01" // locally administered
 	mtu        = 1500                // bytes, as on Ethernet
 	nic        = 1
 )
+
+// Options say what is known of the machines that will be attached.
+type Options struct {
+	Hosts []Host
+	// Names are further names in Domain, and what they stand for.
+	Names map[string][]netip.Addr
+}
+
+// Host is a machine with an address of its own. Machines that are not listed get some
+// other address.
+type Host struct {
+	// Name of the machine: NAME.Domain resolves to its address.
+	Name string
+	// MAC is its hardware address, as net.HardwareAddr prints it.
+	MAC     string
+	Address netip.Addr
+}
 
 // Network is a network that machines can be attached to.
 type Network struct {
@@ -54,23 +79,35 @@ type Network struct {
 	hub   *tap.Switch
 	pool  *tap.IPPool
 	dhcp  *dhcp.Server
+	dns   *gonet.UDPConn
 
 	closeOnce sync.Once
 	closeErr  error
-	served    chan struct{} // closed when the DHCP server has ended
+	services  sync.WaitGroup // DHCP, DNS, forwards, machines
+
+	mu       sync.Mutex
+	closed   bool
+	forwards []*Forward
+	attached map[*frameConn]bool
 }
 
 // New makes a network. Close ends it.
-func New() (*Network, error) {
+func New(o Options) (*Network, error) {
 	// The libraries report every machine that goes as an error, to standard error.
 	logrus.SetOutput(io.Discard)
-	_, prefix, err := net.ParseCIDR(subnet)
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("network: %w", err)
+	}
+	_, prefix, err := net.ParseCIDR(Subnet)
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{hub: tap.NewSwitch(false), pool: tap.NewIPPool(prefix), served: make(chan struct{})}
-	n.pool.Reserve(net.ParseIP(gateway), gatewayMAC)
-	own, err := tap.NewLinkEndpoint(false, mtu, gatewayMAC, gateway, nil)
+	n := &Network{hub: tap.NewSwitch(false), pool: tap.NewIPPool(prefix), attached: map[*frameConn]bool{}}
+	n.pool.Reserve(net.ParseIP(Gateway), gatewayMAC)
+	for _, h := range o.Hosts {
+		n.pool.Reserve(h.Address.AsSlice(), h.MAC)
+	}
+	own, err := tap.NewLinkEndpoint(false, mtu, gatewayMAC, Gateway, nil)
 	if err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
@@ -79,15 +116,48 @@ func New() (*Network, error) {
 	if n.stack, err = newStack(own, prefix); err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
-	if n.dhcp, err = dhcp.New(&types.Configuration{Subnet: subnet, GatewayIP: gateway, MTU: mtu}, n.stack, n.pool); err != nil {
+	if err := n.serve(o); err != nil {
 		n.stack.Destroy()
-		return nil, fmt.Errorf("network: start the DHCP server: %w", err)
+		return nil, fmt.Errorf("network: %w", err)
 	}
-	go func() {
-		defer close(n.served)
-		_ = n.dhcp.Serve() // ends with an error when it is closed
-	}()
 	return n, nil
+}
+
+// serve starts the servers that every network has.
+func (n *Network) serve(o Options) (err error) {
+	if n.dhcp, err = dhcp.New(&types.Configuration{Subnet: Subnet, GatewayIP: Gateway, MTU: mtu}, n.stack, n.pool); err != nil {
+		return fmt.Errorf("start the DHCP server: %w", err)
+	}
+	at := gatewayAddress(dnsPort)
+	if n.dns, err = gonet.DialUDP(n.stack, &at, nil, ipv4.ProtocolNumber); err != nil {
+		return errors.Join(fmt.Errorf("start the DNS server: %w", err), n.dhcp.Underlying.Close())
+	}
+	n.services.Go(func() { _ = n.dhcp.Serve() }) // ends with an error when it is closed
+	n.services.Go(func() { serveNames(n.dns, o.zone()) })
+	return nil
+}
+
+func (o Options) check() error {
+	prefix := netip.MustParsePrefix(Subnet)
+	for i, h := range o.Hosts {
+		mac, err := net.ParseMAC(h.MAC)
+		if err != nil || mac.String() != h.MAC {
+			return fmt.Errorf("machine %s: hardware address %q is not written as 52:54:00:00:00:01 is", h.Name, h.MAC)
+		}
+		if !prefix.Contains(h.Address) || h.Address.String() == Gateway {
+			return fmt.Errorf("machine %s: address %s is not one for a machine in %s", h.Name, h.Address, Subnet)
+		}
+		if slices.ContainsFunc(o.Hosts[:i], func(other Host) bool {
+			return other.Name == h.Name || other.MAC == h.MAC || other.Address == h.Address
+		}) {
+			return fmt.Errorf("machine %s: its name, hardware address or address is there twice", h.Name)
+		}
+	}
+	return nil
+}
+
+func gatewayAddress(port uint16) tcpip.FullAddress {
+	return tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFromSlice(net.ParseIP(Gateway).To4()), Port: port}
 }
 
 // newStack makes this program's end: an address, and no forwarding.
@@ -102,7 +172,7 @@ func newStack(link stack.LinkEndpoint, prefix *net.IPNet) (*stack.Stack, error) 
 	ones, _ := prefix.Mask.Size()
 	address := tcpip.ProtocolAddress{
 		Protocol:          ipv4.ProtocolNumber,
-		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(net.ParseIP(gateway).To4()), PrefixLen: ones},
+		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(net.ParseIP(Gateway).To4()), PrefixLen: ones},
 	}
 	if err := s.AddProtocolAddress(nic, address, stack.AddressProperties{}); err != nil {
 		return nil, errors.New(err.String())
@@ -118,14 +188,38 @@ func newStack(link stack.LinkEndpoint, prefix *net.IPNet) (*stack.Stack, error) 
 // conn carries Ethernet frames, each after its length in 4 bytes, big endian: what
 // QEMU's netdev "stream" speaks. It is closed before Attach returns.
 func (n *Network) Attach(ctx context.Context, conn net.Conn) {
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	frames := newFrameConn(conn)
+	defer frames.Close()
+	if !n.enter(frames) {
+		return
+	}
+	defer n.leave(frames)
+	stop := context.AfterFunc(ctx, func() { frames.Close() })
 	defer stop()
-	_ = n.hub.Accept(ctx, &frameConn{Conn: conn}, types.QemuProtocol)
-	conn.Close()
+	_ = n.hub.Accept(ctx, frames, types.QemuProtocol)
 }
 
-// Address is the address that the machine with that hardware address was given,
-// and whether it has asked for one yet.
+// enter lists a machine's connection, unless the network is closed.
+func (n *Network) enter(c *frameConn) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.attached[c] = true
+	n.services.Add(1)
+	return true
+}
+
+func (n *Network) leave(c *frameConn) {
+	n.mu.Lock()
+	delete(n.attached, c)
+	n.mu.Unlock()
+	n.services.Done()
+}
+
+// Address is the address that the machine with that hardware address has: the one that
+// it was listed with, or else was given; false if it is not listed and has not asked yet.
 func (n *Network) Address(mac string) (netip.Addr, bool) {
 	for ip, owner := range n.pool.Leases() {
 		if owner == mac {
@@ -150,13 +244,32 @@ func (n *Network) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 	return conn, nil
 }
 
-// Close ends the network and every connection on it. Connections of machines end
-// with the context that they were attached with.
+// Listen takes the connections that machines make to a TCP port of the gateway.
+func (n *Network) Listen(port uint16) (net.Listener, error) {
+	l, err := gonet.ListenTCP(n.stack, gatewayAddress(port), ipv4.ProtocolNumber)
+	if err != nil {
+		return nil, fmt.Errorf("network: listen on port %d: %w", port, err)
+	}
+	return l, nil
+}
+
+// Close ends the network, its forwards and every connection on it. Machines are
+// unplugged.
 func (n *Network) Close() error {
 	n.closeOnce.Do(func() {
-		n.closeErr = n.dhcp.Underlying.Close()
-		<-n.served
-		n.stack.Destroy()
+		n.mu.Lock()
+		n.closed = true
+		for c := range n.attached {
+			c.Close()
+		}
+		forwards := n.forwards
+		n.mu.Unlock()
+		for _, f := range forwards {
+			f.Close()
+		}
+		n.closeErr = errors.Join(n.dns.Close(), n.dhcp.Underlying.Close())
+		n.services.Wait()
+		n.stack.Destroy() // no frame may come to it any more
 	})
 	return n.closeErr
 }

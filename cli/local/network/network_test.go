@@ -33,8 +33,13 @@ const (
 	patience = 10 * time.Second
 )
 
-// guest is a machine: a network stack behind a connection that carries frames.
 func guest(t *testing.T, n *Network) *stack.Stack {
+	t.Helper()
+	return guestAt(t, n, guestMAC, guestIP)
+}
+
+// guestAt is a machine: a network stack behind a connection that carries frames.
+func guestAt(t *testing.T, n *Network, hardware, address string) *stack.Stack {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	attached := make(chan struct{})
@@ -42,7 +47,7 @@ func guest(t *testing.T, n *Network) *stack.Stack {
 		defer close(attached)
 		n.Attach(t.Context(), theirs)
 	}()
-	mac, err := net.ParseMAC(guestMAC)
+	mac, err := net.ParseMAC(hardware)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,12 +61,13 @@ func guest(t *testing.T, n *Network) *stack.Stack {
 	}
 	err2 := s.AddProtocolAddress(nic, tcpip.ProtocolAddress{
 		Protocol:          ipv4.ProtocolNumber,
-		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(net.ParseIP(guestIP).To4()), PrefixLen: 24},
+		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(net.ParseIP(address).To4()), PrefixLen: 24},
 	}, stack.AddressProperties{})
 	if err2 != nil {
 		t.Fatal(err2)
 	}
-	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, Gateway: tcpip.AddrFromSlice(net.ParseIP(gateway).To4()), NIC: nic}})
+	link24 := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(net.ParseIP(Gateway).To4()), PrefixLen: 24}
+	s.SetRouteTable([]tcpip.Route{{Destination: link24.Subnet(), NIC: nic}, {Destination: header.IPv4EmptySubnet, Gateway: link24.Address, NIC: nic}})
 	go send(t.Context(), link, ours)
 	go receive(link, ours)
 	t.Cleanup(func() {
@@ -103,7 +109,12 @@ func receive(link *channel.Endpoint, conn net.Conn) {
 
 func newNetwork(t *testing.T) *Network {
 	t.Helper()
-	n, err := New()
+	return newNetworkOf(t, Options{})
+}
+
+func newNetworkOf(t *testing.T, o Options) *Network {
+	t.Helper()
+	n, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,20 +137,28 @@ func TestDialReachesAMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		conn, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		io.Copy(conn, conn)
-		conn.Close()
-	}()
+	go echo(listener)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	conn, err := n.Dial(ctx, netip.MustParseAddrPort(guestIP+":9000"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	expectEcho(t, conn)
+}
+
+// echo sends back what comes on one connection, and its end.
+func echo(l net.Listener) {
+	conn, err := l.Accept()
+	if err != nil {
+		return
+	}
+	io.Copy(conn, conn)
+	conn.Close()
+}
+
+func expectEcho(t *testing.T, conn net.Conn) {
+	t.Helper()
 	defer conn.Close()
 	sent := bytes.Repeat([]byte("0123456789"), 10_000)
 	go conn.Write(sent)
@@ -160,7 +179,7 @@ func TestNothingLeadsOut(t *testing.T) {
 	port := uint16(outside.Addr().(*net.TCPAddr).Port)
 	n := newNetwork(t)
 	s := guest(t, n)
-	for name, to := range map[string]string{"this computer by its place on the network": gateway, "this computer's loopback": "127.0.0.1", "beyond": "192.0.2.1"} {
+	for name, to := range map[string]string{"this computer by its place on the network": Gateway, "this computer's loopback": "127.0.0.1", "beyond": "192.0.2.1"} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 			defer cancel()
@@ -174,17 +193,26 @@ func TestNothingLeadsOut(t *testing.T) {
 
 func TestDHCP(t *testing.T) {
 	n := newNetwork(t)
-	s := guest(t, n)
 	if a, ok := n.Address(guestMAC); ok {
 		t.Fatalf("a machine that asked for nothing has address %s", a)
 	}
-	from, to := fullAddress(guestIP, 68), fullAddress(gateway, 67)
+	got := offered(t, n, guestMAC)
+	if address, ok := n.Address(guestMAC); !ok || got != address.String() {
+		t.Errorf("offered %s, leased %s", got, address)
+	}
+}
+
+// offered is the address that a machine is offered by DHCP.
+func offered(t *testing.T, n *Network, hardware string) string {
+	t.Helper()
+	s := guestAt(t, n, hardware, guestIP)
+	from, to := fullAddress(guestIP, 68), fullAddress(Gateway, 67)
 	conn, err := gonet.DialUDP(s, &from, nil, ipv4.ProtocolNumber)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	mac, err := net.ParseMAC(guestMAC)
+	mac, err := net.ParseMAC(hardware)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,13 +233,11 @@ func TestDHCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address, ok := n.Address(guestMAC)
-	if !ok || offer.MessageType() != dhcpv4.MessageTypeOffer || offer.YourIPAddr.String() != address.String() {
-		t.Errorf("offered %s by %v, leased %s", offer.YourIPAddr, offer.MessageType(), address)
+	mask, _ := offer.SubnetMask().Size()
+	if servers := offer.DNS(); offer.MessageType() != dhcpv4.MessageTypeOffer || mask != 24 || len(servers) != 1 || servers[0].String() != Gateway {
+		t.Errorf("the offer is %s", offer.Summary())
 	}
-	if mask, _ := offer.SubnetMask().Size(); mask != 24 {
-		t.Errorf("the mask has %d bits", mask)
-	}
+	return offer.YourIPAddr.String()
 }
 
 func TestFrameConn(t *testing.T) {
