@@ -60,7 +60,7 @@ func (c Config) device(d measurements.Device) []string {
 	case measurements.ModelNet:
 		// With nothing plugged into the adapter what the guest sends is dropped. The
 		// guest cannot tell before its driver runs, and the firmware measures the same.
-		adapter := at + ",romfile=,mac=" + MACAddress
+		adapter := at + ",romfile=,mac=" + c.MACAddress
 		if c.Network != nil {
 			adapter += ",netdev=" + netdev
 		}
@@ -90,9 +90,10 @@ func (c Config) disk(at string, boot bool) []string {
 	}
 }
 
-// MACAddress is the hardware address of every machine's network adapter (locally
-// administered, RFC 7042). The firmware measures it.
-const MACAddress = "52:54:00:00:00:01"
+// DefaultMACAddress is the hardware address of a machine's network adapter (locally
+// administered, RFC 7042). It shows in no boot event: firmware that boots from a disk
+// neither connects the adapter nor makes a boot option of it.
+const DefaultMACAddress = "52:54:00:00:00:01"
 
 // netdev is QEMU's name of what the network adapter is plugged into.
 const netdev = "network"

@@ -52,6 +52,10 @@ type Config struct {
 	// Network is what the machine's network adapter is plugged into. Nil means
 	// nothing: what the guest sends is dropped.
 	Network Network
+	// MACAddress is the hardware address of the machine's network adapter, as
+	// net.HardwareAddr prints it. Machines on one network need different ones.
+	// Default [DefaultMACAddress].
+	MACAddress string
 	// Acceleration chooses how the guest's processor is run. Default
 	// [AccelerationAuto].
 	Acceleration Acceleration
@@ -113,6 +117,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Shape.Board == "" {
 		c.Shape = measurements.QEMU()
 	}
+	if c.MACAddress == "" {
+		c.MACAddress = DefaultMACAddress
+	}
 	if c.Ports == nil {
 		c.Ports = []string{MeasurementsPort}
 	}
@@ -149,6 +156,9 @@ func (c Config) check() error {
 		if !bankPattern.MatchString(bank) {
 			return fmt.Errorf("unknown PCR bank %q", bank)
 		}
+	}
+	if mac, err := net.ParseMAC(c.MACAddress); err != nil || len(mac) != 6 || mac.String() != c.MACAddress || mac[0]&1 != 0 {
+		return fmt.Errorf("hardware address %q: want one of a single adapter, written as %s is", c.MACAddress, DefaultMACAddress)
 	}
 	switch c.Acceleration {
 	case AccelerationAuto, AccelerationKVM, AccelerationTCG:

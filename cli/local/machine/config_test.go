@@ -23,12 +23,14 @@ func TestConfigIsChecked(t *testing.T) {
 		change func(*Config)
 		want   string // in the error; empty: none
 	}{
-		"defaults":           {func(*Config) {}, ""},
-		"no firmware":        {func(c *Config) { c.Firmware = Firmware{} }, "needs firmware"},
-		"option in the name": {func(c *Config) { c.Name = "a,b=c" }, `machine name "a,b=c"`},
-		"option in a port":   {func(c *Config) { c.Ports = []string{"a,b"} }, `port name "a,b"`},
-		"option in a bank":   {func(c *Config) { c.TPM.Banks = []string{"sha256,sha1"} }, "unknown PCR bank"},
-		"acceleration":       {func(c *Config) { c.Acceleration = "hvf" }, "unknown acceleration"},
+		"defaults":             {func(*Config) {}, ""},
+		"no firmware":          {func(c *Config) { c.Firmware = Firmware{} }, "needs firmware"},
+		"option in the name":   {func(c *Config) { c.Name = "a,b=c" }, `machine name "a,b=c"`},
+		"option in a port":     {func(c *Config) { c.Ports = []string{"a,b"} }, `port name "a,b"`},
+		"option in a bank":     {func(c *Config) { c.TPM.Banks = []string{"sha256,sha1"} }, "unknown PCR bank"},
+		"option in an address": {func(c *Config) { c.MACAddress = "52:54:00:00:00:01,x=y" }, `hardware address "52:54:00:00:00:01,x=y"`},
+		"address of a group":   {func(c *Config) { c.MACAddress = "53:54:00:00:00:01" }, "want one of a single adapter"},
+		"acceleration":         {func(c *Config) { c.Acceleration = "hvf" }, "unknown acceleration"},
 		"option in the board": {func(c *Config) {
 			c.Shape = measurements.QEMU()
 			c.Shape.Board = "pc-q35-10.0,kernel=/etc/shadow"
@@ -178,5 +180,24 @@ func TestKeeperRemovesTheFolderWithTheLastUser(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the folder is still there: %v", err)
+	}
+}
+
+func TestMachinesHaveHardwareAddressesOfTheirOwn(t *testing.T) {
+	for name, tc := range map[string]struct{ set, want string }{
+		"default": {"", "virtio-net-pci,bus=pcie.0,addr=0x2,romfile=,mac=52:54:00:00:00:01"},
+		"set":     {"52:54:00:00:00:0a", "virtio-net-pci,bus=pcie.0,addr=0x2,romfile=,mac=52:54:00:00:00:0a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := valid()
+			c.MACAddress = tc.set
+			c, err := c.withDefaults()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if args := c.hardware(AccelerationTCG, 3); !slices.Contains(args, tc.want) {
+				t.Errorf("%q is not among %q", tc.want, args)
+			}
+		})
 	}
 }
