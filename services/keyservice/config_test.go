@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -129,18 +128,5 @@ func TestCertificateIsRenewed(t *testing.T) {
 	}
 	if got := name(); got != "new.example" {
 		t.Errorf("after the renewal: certificate for %s", got)
-	}
-}
-
-func TestLimiterIsBounded(t *testing.T) {
-	l := newLimiter(0.001, 1)
-	for i := range maxLimiters + 10 {
-		l.allow(strconv.Itoa(i))
-	}
-	if n := len(l.each); n > maxLimiters {
-		t.Errorf("%d limiters", n)
-	}
-	if l.allow(strconv.Itoa(maxLimiters + 9)) {
-		t.Error("the last one was forgotten")
 	}
 }

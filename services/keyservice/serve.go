@@ -22,6 +22,8 @@ import (
 	"github.com/constellation-os/constellation/keys/mode"
 	"github.com/constellation-os/constellation/kubernetes/kubeclient"
 	api "github.com/constellation-os/constellation/services/api/keyservice"
+	"github.com/constellation-os/constellation/services/limit"
+	"github.com/constellation-os/constellation/services/secretcodec"
 )
 
 // Limits of a connection.
@@ -91,20 +93,20 @@ func listen(c *Config, cert *certificate, o Options, source mode.Source) (*Servi
 	if err != nil {
 		return nil, err
 	}
-	s.grpcListener = newSharing(netutil.LimitListener(listener, c.Limits.Connections), c.Limits.Connections/shares)
+	s.grpcListener = limit.Share(netutil.LimitListener(listener, c.Limits.Connections), c.Limits.Connections/shares)
 	listener, err = net.Listen("tcp", c.HTTP)
 	if err != nil {
 		s.grpcListener.Close()
 		return nil, err
 	}
-	s.httpListener = newSharing(netutil.LimitListener(listener, shares*httpShare), httpShare)
+	s.httpListener = limit.Share(netutil.LimitListener(listener, shares*httpShare), httpShare)
 	return s, nil
 }
 
 func newGRPC(cert *certificate) *grpc.Server {
 	return grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: cert.get})),
-		grpc.ForceServerCodecV2(newCodec()),
+		grpc.ForceServerCodecV2(secretcodec.New(wipe)),
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(handshakeTime),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTime, Time: time.Minute}),
@@ -112,6 +114,13 @@ func newGRPC(cert *certificate) *grpc.Server {
 		// Messages are small; there may be many connections.
 		grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(4<<10),
 	)
+}
+
+// wipe overwrites the key of a response that was encoded.
+func wipe(message any) {
+	if response, ok := message.(*api.GetDataKeyResponse); ok {
+		clear(response.Key)
+	}
 }
 
 // Address is where the gRPC service listens, HTTPAddress where health and metrics are.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"log/slog"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/metadata"
@@ -14,6 +13,8 @@ import (
 
 	"github.com/constellation-os/constellation/keys"
 	api "github.com/constellation-os/constellation/services/api/keyservice"
+	"github.com/constellation-os/constellation/services/audit"
+	"github.com/constellation-os/constellation/services/limit"
 )
 
 // Authenticator says whose token it is. Before it does work for a token that it
@@ -37,25 +38,18 @@ type Options struct {
 type Server struct {
 	api.UnimplementedKeyServiceServer
 	Options
-	callers   *limiter
-	addresses *limiter
-	lines     *limiter // of refusals in the audit log
-	unlogged  atomic.Uint64
+	callers   *limit.Rates
+	addresses *limit.Rates
+	log       *audit.Log
 }
-
-// Refusals of one address that are logged, in a second and at once.
-const (
-	refusalRate  = 10
-	refusalBurst = 100
-)
 
 // NewServer makes one.
 func NewServer(o Options) *Server {
 	return &Server{
 		Options:   o,
-		callers:   newLimiter(o.Limits.CallerRate, o.Limits.CallerBurst),
-		addresses: newLimiter(o.Limits.ReviewRate, o.Limits.ReviewBurst),
-		lines:     newLimiter(refusalRate, refusalBurst),
+		callers:   limit.NewRates(o.Limits.CallerRate, o.Limits.CallerBurst),
+		addresses: limit.NewRates(o.Limits.ReviewRate, o.Limits.ReviewBurst),
+		log:       audit.New(o.Audit),
 	}
 }
 
@@ -80,7 +74,7 @@ func (s *Server) answer(ctx context.Context, req *api.GetDataKeyRequest) (*Ident
 		return nil, nil, err
 	}
 	caller, err := s.Authenticator.Authenticate(ctx, token, func() error {
-		if !s.addresses.allow(address(ctx)) {
+		if !s.addresses.Allow(address(ctx)) {
 			return refuse(ReasonRate, "too many unknown tokens from this address")
 		}
 		return nil
@@ -88,7 +82,7 @@ func (s *Server) answer(ctx context.Context, req *api.GetDataKeyRequest) (*Ident
 	if err != nil {
 		return nil, nil, err
 	}
-	if !s.callers.allow(caller.String()) {
+	if !s.callers.Allow(caller.String()) {
 		return caller, nil, refuse(ReasonRate, "more than %g requests in a second", s.Limits.CallerRate)
 	}
 	purpose, err := keys.ParsePurpose(req.GetPurpose())
@@ -106,22 +100,8 @@ func (s *Server) answer(ctx context.Context, req *api.GetDataKeyRequest) (*Ident
 	return caller, key, err
 }
 
-// flood says whether a refusal is one more of those that anybody can cause at any
-// rate. Logged one and all, they would push what matters out of a log of bounded size.
-func (s *Server) flood(ctx context.Context, caller *Identity, err error) bool {
-	if err == nil || caller != nil && reasonOf(err) != ReasonRate {
-		return false
-	}
-	return !s.lines.allow(address(ctx))
-}
-
-// audit writes what was decided, and never what the key or the token is. What it
-// leaves out is counted in the next line.
+// audit writes what was decided, and never what the key or the token is.
 func (s *Server) audit(ctx context.Context, req *api.GetDataKeyRequest, caller *Identity, key *keys.DataKey, err error, took time.Duration) {
-	if s.flood(ctx, caller, err) {
-		s.unlogged.Add(1)
-		return
-	}
 	attributes := []slog.Attr{
 		slog.String("address", address(ctx)),
 		slog.String("purpose", clip(req.GetPurpose())), slog.String("id", clip(req.GetId())),
@@ -131,17 +111,12 @@ func (s *Server) audit(ctx context.Context, req *api.GetDataKeyRequest, caller *
 	if caller != nil {
 		attributes = append(attributes, slog.String("caller", caller.String()), slog.String("pod", caller.Pod))
 	}
-	if n := s.unlogged.Swap(0); n > 0 {
-		attributes = append(attributes, slog.Uint64("unlogged", n))
-	}
-	level := slog.LevelInfo
 	if err != nil {
-		level = slog.LevelWarn
-		attributes = append(attributes, slog.String("verdict", "refused"), slog.String("reason", string(reasonOf(err))), slog.String("error", err.Error()))
-	} else {
-		attributes = append(attributes, slog.String("verdict", "granted"), slog.Uint64("granted_version", uint64(key.Version)))
+		stranger := caller == nil || reasonOf(err) == ReasonRate
+		s.log.Refused(ctx, "data key", address(ctx), stranger, string(reasonOf(err)), err, attributes...)
+		return
 	}
-	s.Audit.LogAttrs(ctx, level, "data key", attributes...)
+	s.log.Granted(ctx, "data key", append(attributes, slog.Uint64("granted_version", uint64(key.Version)))...)
 }
 
 // clip bounds what a stranger can write into the log.
@@ -171,5 +146,5 @@ func address(ctx context.Context) string {
 	if !ok || p.Addr == nil {
 		return ""
 	}
-	return host(p.Addr)
+	return limit.Host(p.Addr)
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/constellation-os/constellation/keys/managed"
 	"github.com/constellation-os/constellation/keys/managedtest"
 	api "github.com/constellation-os/constellation/services/api/keyservice"
+	"github.com/constellation-os/constellation/services/audit"
 )
 
 func TestGetDataKey(t *testing.T) {
@@ -170,7 +171,7 @@ func TestFloodOfRefusals(t *testing.T) {
 	limits.CallerRate, limits.CallerBurst = 0.001, 1
 	for name, token := range map[string]string{"without a token": "", "with a wrong token": "nobody", "too often": "stranger"} {
 		t.Run(name, func(t *testing.T) {
-			const asked = 5 * refusalBurst
+			const asked = 5 * audit.RefusalBurst
 			f := serve(t, healthy{keys.Generate()}, limits)
 			client := f.connect(t)
 			ctx := t.Context()
@@ -182,8 +183,8 @@ func TestFloodOfRefusals(t *testing.T) {
 				client.GetDataKey(ctx, request())
 			}
 			refusals := strings.Count(f.log.String(), "\n")
-			if most := refusalBurst + 2 + refusalRate*int(time.Since(began)/time.Second+1); refusals < refusalBurst || refusals > most {
-				t.Errorf("%d lines, want %d to %d", refusals, refusalBurst, most)
+			if most := audit.RefusalBurst + 2 + audit.RefusalRate*int(time.Since(began)/time.Second+1); refusals < audit.RefusalBurst || refusals > most {
+				t.Errorf("%d lines, want %d to %d", refusals, audit.RefusalBurst, most)
 			}
 			if _, err := client.GetDataKey(as(t.Context(), "join"), request()); err != nil {
 				t.Fatal(err)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package keyservice
+package limit
 
 import (
 	"net"
@@ -17,6 +17,9 @@ type sharing struct {
 	open map[string]int
 }
 
+// Share makes one that lets an address have so many connections at once.
+func Share(l net.Listener, share int) net.Listener { return newSharing(l, share) }
+
 func newSharing(l net.Listener, share int) *sharing {
 	return &sharing{Listener: l, share: max(1, share), open: map[string]int{}}
 }
@@ -28,7 +31,7 @@ func (s *sharing) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		who := host(conn.RemoteAddr())
+		who := Host(conn.RemoteAddr())
 		if s.take(who) {
 			return &shared{conn, sync.OnceFunc(func() { s.give(who) })}, nil
 		}
@@ -65,8 +68,8 @@ func (c *shared) Close() error {
 	return c.Conn.Close()
 }
 
-// host is an address without its port.
-func host(a net.Addr) string {
+// Host is an address without its port.
+func Host(a net.Addr) string {
 	if h, _, err := net.SplitHostPort(a.String()); err == nil {
 		return h
 	}
