@@ -34,6 +34,9 @@ type Claims struct {
 	Boot *Boot `json:"boot,omitempty"`
 	// Properties says what was proven and what was not.
 	Properties Properties `json:"properties"`
+	// Policy is the digest of the policy that accepted the machine, where the verifier
+	// follows one that changes; nil elsewhere.
+	Policy measurements.Digest `json:"policy,omitempty"`
 	// Key is the key that signed the evidence, in the form that the technology
 	// defines for KeyBinding; nil where a technology has none to bind.
 	Key []byte `json:"-"`

@@ -63,10 +63,14 @@ type Document struct {
 	Authorities []*x509.Certificate
 	// Floors below which a security version is refused.
 	Floors []Floor
+	// FirstComeWorkers lets a device become a worker, under a name that is free, which an
+	// authority vouches for and the inventory does not list.
+	FirstComeWorkers bool
 	// Digest is the SHA-256 of the document's bytes, to name it in logs.
 	Digest measurements.Digest
 
 	inventory map[string]Entry
+	names     map[string]string // to roles
 }
 
 // Entry is a device of the inventory: who it is, what it is called, what it may be.
@@ -89,6 +93,8 @@ type document struct {
 	Measurements json.RawMessage          `json:"measurements"`
 	Endorsement  *endorsement             `json:"endorsement"`
 	Floors       []Floor                  `json:"tcb_floors"`
+	// FirstCome are the roles that unlisted devices may have. There may be Worker in it.
+	FirstCome []string `json:"first_come,omitempty"`
 }
 
 type endorsement struct {
@@ -160,12 +166,12 @@ func decode(data []byte) (*document, error) {
 
 // build makes a document, or says all that keeps it from being one.
 func build(raw *document) (*Document, []error) {
-	d := &Document{inventory: map[string]Entry{}}
+	d := &Document{inventory: map[string]Entry{}, names: map[string]string{}}
 	var errs []error
 	if missing := raw.missing(); missing != nil {
 		errs = append(errs, &Error{Missing: missing, Err: errors.New("incomplete")})
 	}
-	for _, step := range []func(*document) []error{d.technologies, d.measurements, d.endorsement, d.floors} {
+	for _, step := range []func(*document) []error{d.technologies, d.measurements, d.endorsement, d.firstCome, d.floors} {
 		errs = append(errs, step(raw)...)
 	}
 	return d, errs
@@ -262,13 +268,26 @@ func (d *Document) endorsement(raw *document) (errs []error) {
 	if len(raw.Endorsement.Inventory) > maxInventory {
 		return append(errs, refuse("%d entries in the inventory, at most %d", len(raw.Endorsement.Inventory), maxInventory))
 	}
-	names := map[string]bool{}
 	for i, e := range raw.Endorsement.Inventory {
-		if err := d.add(e, names); err != nil {
+		if err := d.add(e); err != nil {
 			errs = append(errs, refuse("entry %d of the inventory%w", i, err))
 		}
 	}
 	return errs
+}
+
+func (d *Document) firstCome(raw *document) []error {
+	if raw.FirstCome == nil {
+		return nil
+	}
+	if len(raw.FirstCome) != 1 || raw.FirstCome[0] != Worker {
+		return []error{refuse("first_come %q: it can be [%q], or left out: other roles are for devices of the inventory", raw.FirstCome, Worker)}
+	}
+	if raw.Endorsement == nil || len(raw.Endorsement.Authorities) == 0 {
+		return []error{refuse("first_come without endorsement.authorities: nobody vouches for devices that the inventory does not list")}
+	}
+	d.FirstComeWorkers = true
+	return nil
 }
 
 func parseAuthority(text string) (*x509.Certificate, error) {
@@ -286,22 +305,22 @@ func parseAuthority(text string) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// add adds an entry to the inventory; names are those that it has.
-func (d *Document) add(e entry, names map[string]bool) error {
+// add adds an entry to the inventory.
+func (d *Document) add(e entry) error {
 	if e.Kind != attestation.EndorsementKey || len(e.Identity) != sha256.Size {
 		return fmt.Errorf(": want kind %q and a SHA-256 digest", attestation.EndorsementKey)
 	}
-	if !validName(e.Name) {
+	if !ValidName(e.Name) {
 		return fmt.Errorf(": the name is not 1 to %d of a-z, 0-9, - with neither end a dash", maxName)
 	}
 	if e.Role != ControlPlane && e.Role != Worker {
 		return fmt.Errorf(", %s: role %q is neither %q nor %q", e.Name, e.Role, ControlPlane, Worker)
 	}
 	id := attestation.Identity{Kind: e.Kind, Value: e.Identity}
-	if _, twice := d.inventory[inventoryKey(id)]; twice || names[e.Name] {
+	if _, twice := d.inventory[inventoryKey(id)]; twice || d.names[e.Name] != "" {
 		return fmt.Errorf(", %s: the identity or the name is there twice", e.Name)
 	}
-	names[e.Name] = true
+	d.names[e.Name] = e.Role
 	d.inventory[inventoryKey(id)] = Entry{id, attestation.Grant{Name: e.Name, Role: e.Role}}
 	return nil
 }
@@ -338,6 +357,9 @@ func (d *Document) Inventory() []Entry {
 	return slices.SortedFunc(maps.Values(d.inventory), func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 }
 
+// Reserved says whether the inventory gives a name to one of its devices.
+func (d *Document) Reserved(name string) bool { return d.names[name] != "" }
+
 // CheckPCRs returns the name of the accepted measurements that the values match. Its
 // errors are refusals with ReasonMeasurements, ReasonExpired or ReasonSelection.
 func (d *Document) CheckPCRs(pcrs measurements.Banks, now time.Time) (string, error) {
@@ -360,7 +382,9 @@ func (d *Document) CheckPCRs(pcrs measurements.Banks, now time.Time) (string, er
 
 func inventoryKey(id attestation.Identity) string { return string(id.Kind) + "/" + id.Value.String() }
 
-func validName(s string) bool {
+// ValidName says whether s can be a node's name: 1 to 63 of a-z, 0-9 and dashes, with
+// neither end a dash.
+func ValidName(s string) bool {
 	if len(s) == 0 || len(s) > maxName || s[0] == '-' || s[len(s)-1] == '-' {
 		return false
 	}

@@ -96,6 +96,21 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestFirstCome(t *testing.T) {
+	v := good(t)
+	if d, err := Parse(encode(t, v)); err != nil || d.FirstComeWorkers {
+		t.Errorf("left out, it allows them: %v", err)
+	}
+	v["first_come"] = []string{"worker"}
+	d, err := Parse(encode(t, v))
+	if err != nil || !d.FirstComeWorkers {
+		t.Fatalf("not allowed: %v", err)
+	}
+	if !d.Reserved("node-1") || d.Reserved("node-2") {
+		t.Error("the names of the inventory are not reserved, or others are")
+	}
+}
+
 // TestParseNamesWhatIsMissing (V21).
 func TestParseNamesWhatIsMissing(t *testing.T) {
 	endorsement := "endorsement.authorities or endorsement.inventory"
@@ -180,6 +195,13 @@ func TestParseRefuses(t *testing.T) {
 		{"unknown role", inventory(entry(func(e value) { e["role"] = "admin" })), `"admin" is neither`},
 		{"identity twice", inventory(entry(func(value) {}), entry(func(e value) { e["name"] = "node-2" })), "twice"},
 		{"name twice", inventory(entry(func(value) {}), entry(func(e value) { e["identity"] = strings.Repeat("cd", 32) })), "twice"},
+		{"first come, an unknown role", func(v value) { v["first_come"] = []string{"admin"} }, "other roles are for devices of the inventory"},
+		{"first come as control plane", func(v value) { v["first_come"] = []string{"worker", "control-plane"} }, "other roles are for devices of the inventory"},
+		{"first come as nothing", func(v value) { v["first_come"] = []string{} }, "first_come []"},
+		{"first come without authorities", func(v value) {
+			v["first_come"] = []string{"worker"}
+			delete(v["endorsement"].(value), "authorities")
+		}, "nobody vouches"},
 		{"floor of a technology that is not allowed", func(v value) {
 			v["tcb_floors"] = []value{{"technology": "sevsnp", "component": "microcode", "minimum": 1}}
 		}, "not allowed"},
