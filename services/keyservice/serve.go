@@ -23,6 +23,7 @@ import (
 	"github.com/constellation-os/constellation/kubernetes/kubeclient"
 	api "github.com/constellation-os/constellation/services/api/keyservice"
 	"github.com/constellation-os/constellation/services/limit"
+	"github.com/constellation-os/constellation/services/probe"
 	"github.com/constellation-os/constellation/services/secretcodec"
 )
 
@@ -36,7 +37,6 @@ const (
 	shutdownTime   = 20 * time.Second
 	healthInterval = 5 * time.Second
 	shares         = 8 // one address has an eighth of the connections
-	httpShare      = 16
 )
 
 // Service is a KeyService that listens.
@@ -85,21 +85,16 @@ func Listen(ctx context.Context, c *Config, b managed.Backends, audit *slog.Logg
 func listen(c *Config, cert *certificate, o Options, source mode.Source) (*Service, error) {
 	s := &Service{source: source, grpc: newGRPC(cert)}
 	api.RegisterKeyServiceServer(s.grpc, NewServer(o))
-	s.http = &http.Server{
-		Handler:     s.handler(o.Metrics),
-		ReadTimeout: handshakeTime, WriteTimeout: handshakeTime, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaders,
-	}
+	s.http = probe.NewServer(s.unready, o.Metrics.Handler())
 	listener, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return nil, err
 	}
 	s.grpcListener = limit.Share(netutil.LimitListener(listener, c.Limits.Connections), c.Limits.Connections/shares)
-	listener, err = net.Listen("tcp", c.HTTP)
-	if err != nil {
+	if s.httpListener, err = probe.Listen(c.HTTP); err != nil {
 		s.grpcListener.Close()
 		return nil, err
 	}
-	s.httpListener = limit.Share(netutil.LimitListener(listener, shares*httpShare), httpShare)
 	return s, nil
 }
 
@@ -128,21 +123,6 @@ func (s *Service) Address() string { return s.grpcListener.Addr().String() }
 
 // HTTPAddress is where health and metrics are.
 func (s *Service) HTTPAddress() string { return s.httpListener.Addr().String() }
-
-// handler serves /healthz (the process answers), /readyz (keys can be had) and /metrics.
-func (s *Service) handler(m *Metrics) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !s.ready.Load() {
-			http.Error(w, "not ready", http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	mux.Handle("GET /metrics", m.Handler())
-	return mux
-}
 
 // Serve answers until the context ends, then finishes what is under way, for at
 // most 20 seconds, and wipes the keys. It returns nil for an orderly end.
@@ -175,6 +155,14 @@ func (s *Service) stop() {
 	s.grpc.GracefulStop()
 	timer.Stop()
 	s.http.Close()
+}
+
+// unready says that keys cannot be had.
+func (s *Service) unready() error {
+	if !s.ready.Load() {
+		return errors.New("not ready")
+	}
+	return nil
 }
 
 // watch keeps readiness up to date, so that asking for it costs a KMS nothing.

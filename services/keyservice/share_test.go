@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/constellation-os/constellation/keys"
+	"github.com/constellation-os/constellation/services/probe"
 )
 
 // occupy opens connections to an address, from this machine's usual one, and
@@ -62,7 +63,7 @@ func TestOneAddressDoesNotTakeAll(t *testing.T) {
 		t.Errorf("another address: %v", err)
 	}
 
-	if n := occupy(t, f.HTTPAddress(), 2*httpShare); n != httpShare {
+	if n := occupy(t, f.HTTPAddress(), 2*probe.Share); n != probe.Share {
 		t.Errorf("one address has %d connections to the probes", n)
 	}
 	client := &http.Client{Transport: &http.Transport{DialContext: from.DialContext}, Timeout: 5 * time.Second}
