@@ -89,9 +89,11 @@ func (c *call) attributes() []slog.Attr {
 // maxText bounds what a stranger can write into the log.
 const maxText = 128
 
-func clip(s string) string {
-	if len(s) > maxText {
-		s = s[:maxText] + "…"
+func clip(s string) string { return clipTo(s, maxText) }
+
+func clipTo(s string, most int) string {
+	if len(s) > most {
+		s = s[:most] + "…"
 	}
 	return strings.ToValidUTF8(s, "?")
 }
