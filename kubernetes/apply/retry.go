@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -61,6 +62,11 @@ func retry(ctx context.Context, attempt func() error, failed func(error)) error 
 	}
 }
 
+// untyped is how the API server begins to say that an object has a field which its
+// kind has not. It does so with status 500 and no reason, as it does for errors of
+// etcd.
+const untyped = "failed to create typed patch object"
+
 type class int
 
 const (
@@ -79,6 +85,8 @@ func classify(err error) class {
 		return unsettled
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsUnauthorized(err), apierrors.IsMethodNotSupported(err),
 		apierrors.IsRequestEntityTooLargeError(err), apierrors.IsNotAcceptable(err), apierrors.IsUnsupportedMediaType(err):
+		return permanent
+	case strings.HasPrefix(err.Error(), untyped):
 		return permanent
 	case errors.As(err, &certificate):
 		// Another server than the one that we were told of.

@@ -31,7 +31,7 @@ func (w workload) String() string {
 	case w.wanted == 0:
 		return "no pod is wanted"
 	case w.available == w.wanted && w.updated == w.wanted:
-		return fmt.Sprintf("%d old pods still run", w.old)
+		return fmt.Sprintf("old pods still run: %d", w.old)
 	case w.available == w.wanted:
 		return fmt.Sprintf("%d of %d pods updated", w.updated, w.wanted)
 	}
