@@ -14,28 +14,25 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
-	"net"
 	"os"
-	"slices"
 	"sync"
 	"time"
-
-	api "github.com/constellation-os/constellation/services/api/joinservice"
 )
 
-// How long certificates are valid, at most until the authority expires. Kubelet renews
-// its client certificate by itself; its serving certificate comes with each boot.
+// How long a certificate is valid, at most until the authority expires. Kubelet renews
+// it by itself.
 const (
-	clientLife  = 30 * 24 * time.Hour
-	servingLife = 365 * 24 * time.Hour
-	backdated   = 5 * time.Minute // for clocks that are late
+	certificateLife = 30 * 24 * time.Hour
+	backdated       = 5 * time.Minute // for clocks that are late
 )
 
 const (
 	maxRequestSize = 8 << 10 // of a certificate request, in bytes
 	minRSABits     = 2048
+	minCurveBits   = 256
 	nodesGroup     = "system:nodes"
 	nodePrefix     = "system:node:"
 )
@@ -111,34 +108,17 @@ func (a *authority) hash() string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// sign certifies a node's kubelet as it requests, and nothing but that node.
-func (a *authority) sign(requests *api.CertificateRequests, name, address string, now time.Time) (*api.Certificates, error) {
-	out := &api.Certificates{}
-	if der := requests.GetClient(); len(der) > 0 {
-		r, err := parseRequest(der, name)
-		if err != nil {
-			return nil, refuse(ReasonCertificate, "client certificate: %w", err)
-		}
-		if len(r.DNSNames)+len(r.IPAddresses)+len(r.EmailAddresses)+len(r.URIs) > 0 {
-			return nil, refuse(ReasonCertificate, "client certificate: alternative names are requested, and there can be none")
-		}
-		if out.Client, err = a.certify(r, name, x509.ExtKeyUsageClientAuth, clientLife, now); err != nil {
-			return nil, err
-		}
+// sign certifies a node's kubelet as a client, and nothing but that node. Without a
+// request there is no certificate.
+func (a *authority) sign(der []byte, name string, now time.Time) ([]byte, error) {
+	if len(der) == 0 {
+		return nil, nil
 	}
-	if der := requests.GetServing(); len(der) > 0 {
-		r, err := parseRequest(der, name)
-		if err == nil {
-			err = checkServing(r, name, address)
-		}
-		if err != nil {
-			return nil, refuse(ReasonCertificate, "serving certificate: %w", err)
-		}
-		if out.Serving, err = a.certify(r, name, x509.ExtKeyUsageServerAuth, servingLife, now); err != nil {
-			return nil, err
-		}
+	r, err := parseRequest(der, name)
+	if err != nil {
+		return nil, &Error{ReasonCertificate, err}
 	}
-	return out, nil
+	return a.certify(r.PublicKey, name, now)
 }
 
 // parseRequest reads a request of node name's kubelet.
@@ -159,6 +139,9 @@ func parseRequest(der []byte, name string) (*x509.CertificateRequest, error) {
 	if want := subject(name); r.Subject.ToRDNSequence().String() != want.ToRDNSequence().String() {
 		return nil, fmt.Errorf("subject %s, want %s", clip(r.Subject.String()), want)
 	}
+	if len(r.DNSNames)+len(r.IPAddresses)+len(r.EmailAddresses)+len(r.URIs) > 0 {
+		return nil, errors.New("alternative names are requested, and a client has none")
+	}
 	return r, nil
 }
 
@@ -168,54 +151,38 @@ func subject(name string) pkix.Name {
 
 func checkKey(key any) error {
 	switch k := key.(type) {
-	case *ecdsa.PublicKey, ed25519.PublicKey:
+	case ed25519.PublicKey:
 		return nil
+	case *ecdsa.PublicKey:
+		if k.Curve.Params().BitSize >= minCurveBits {
+			return nil
+		}
 	case *rsa.PublicKey:
 		if k.N.BitLen() >= minRSABits {
 			return nil
 		}
 	}
-	return fmt.Errorf("the key is none of ECDSA, Ed25519, and RSA of at least %d bits", minRSABits)
+	return fmt.Errorf("the key is none of Ed25519, ECDSA of %d bits, and RSA of %d bits at least", minCurveBits, minRSABits)
 }
 
-// checkServing allows the node's name, and the one address that we see it at: what else
-// it says of itself nobody has verified.
-func checkServing(r *x509.CertificateRequest, name, address string) error {
-	if len(r.DNSNames)+len(r.IPAddresses) == 0 || len(r.EmailAddresses)+len(r.URIs) > 0 {
-		return fmt.Errorf("alternative names must be the node's name and address")
-	}
-	for _, n := range r.DNSNames {
-		if n != name {
-			return fmt.Errorf("for %s, and the node is %s", clip(n), name)
-		}
-	}
-	seen := net.ParseIP(address)
-	if i := slices.IndexFunc(r.IPAddresses, func(ip net.IP) bool { return !ip.Equal(seen) }); i >= 0 {
-		return fmt.Errorf("for %s, and the node connects from %s", r.IPAddresses[i], address)
-	}
-	return nil
-}
-
-// certify takes the key and the alternative names, which were checked, from the request.
-// The subject is ours.
-func (a *authority) certify(r *x509.CertificateRequest, name string, usage x509.ExtKeyUsage, life time.Duration, now time.Time) ([]byte, error) {
+// certify takes the key, which was checked, from the request. All else is ours.
+func (a *authority) certify(key any, name string, now time.Time) ([]byte, error) {
 	var serial [16]byte
 	rand.Read(serial[:])            // never fails
 	serial[0] = serial[0]&0x7f | 64 // positive, and of one length
 	template := &x509.Certificate{
-		SerialNumber: new(big.Int).SetBytes(serial[:]),
-		Subject:      subject(name),
-		NotBefore:    now.Add(-backdated),
-		NotAfter:     now.Add(life),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{usage},
-		DNSNames:     r.DNSNames, IPAddresses: r.IPAddresses,
+		SerialNumber:          new(big.Int).SetBytes(serial[:]),
+		Subject:               subject(name),
+		NotBefore:             now.Add(-backdated),
+		NotAfter:              now.Add(certificateLife),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 	}
 	if a.certificate.NotAfter.Before(template.NotAfter) {
 		template.NotAfter = a.certificate.NotAfter
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, r.PublicKey, a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key, a.key)
 	if err != nil {
 		return nil, fmt.Errorf("sign a certificate: %w", err)
 	}

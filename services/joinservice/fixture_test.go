@@ -392,7 +392,12 @@ func writePKI(t testing.TB, dir string) *x509.Certificate {
 // request makes a certificate request.
 func request(t testing.TB, template *x509.CertificateRequest) []byte {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	return requestOf(t, template, elliptic.P256())
+}
+
+func requestOf(t testing.TB, template *x509.CertificateRequest, curve elliptic.Curve) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -401,12 +406,4 @@ func request(t testing.TB, template *x509.CertificateRequest) []byte {
 		t.Fatal(err)
 	}
 	return der
-}
-
-// requests are those of an honest node.
-func requests(t testing.TB, name string) *api.CertificateRequests {
-	return &api.CertificateRequests{
-		Client:  request(t, &x509.CertificateRequest{Subject: subject(name)}),
-		Serving: request(t, &x509.CertificateRequest{Subject: subject(name), DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}),
-	}
 }

@@ -4,7 +4,9 @@ package joinservice
 
 import (
 	"bytes"
+	"crypto/elliptic"
 	"crypto/x509"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,8 +36,8 @@ func (f *fixture) key(t testing.TB, uuid string, version keys.Version) []byte {
 	return k.Copy()
 }
 
-// verify checks a certificate of node name's kubelet.
-func (f *fixture) verify(t testing.TB, der []byte, name string, usage x509.ExtKeyUsage) *x509.Certificate {
+// verify checks a certificate of node name's kubelet as a client.
+func (f *fixture) verify(t testing.TB, der []byte, name string) {
 	t.Helper()
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
@@ -43,13 +45,15 @@ func (f *fixture) verify(t testing.TB, der []byte, name string, usage x509.ExtKe
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(f.ca)
-	if _, err := c.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+	if _, err := c.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		t.Error(err)
 	}
 	if c.Subject.String() != "CN=system:node:"+name+",O=system:nodes" || c.IsCA || len(c.ExtKeyUsage) != 1 {
 		t.Errorf("a certificate for %s, for %v", c.Subject, c.ExtKeyUsage)
 	}
-	return c
+	if len(c.DNSNames)+len(c.IPAddresses) != 0 || c.NotAfter.After(time.Now().Add(certificateLife)) {
+		t.Errorf("until %v, %v, %v", c.NotAfter, c.DNSNames, c.IPAddresses)
+	}
 }
 
 func TestJoin(t *testing.T) {
@@ -58,7 +62,7 @@ func TestJoin(t *testing.T) {
 	f.load(t, f.document(t, false, f.usual(), entry(worker, "worker-1", policy.Worker), entry(control, "control-1", policy.ControlPlane)))
 
 	req := join(diskA, "worker-1", api.Role_ROLE_WORKER)
-	req.CertificateRequests = requests(t, "worker-1")
+	req.CertificateRequest = request(t, &x509.CertificateRequest{Subject: subject("worker-1")})
 	got, err := f.connect(t, worker).IssueJoinTicket(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
@@ -76,17 +80,7 @@ func TestJoin(t *testing.T) {
 	if !bytes.Equal(got.Ticket.MeasurementSecret, measurement.Copy()) || !bytes.Equal(got.Ticket.Salt, f.ring.Salt()) {
 		t.Error("another cluster's identity would follow")
 	}
-	client := f.verify(t, got.Certificates.Client, "worker-1", x509.ExtKeyUsageClientAuth)
-	if len(client.DNSNames)+len(client.IPAddresses) != 0 || client.NotAfter.After(time.Now().Add(clientLife)) {
-		t.Errorf("the client certificate: until %v, %v, %v", client.NotAfter, client.DNSNames, client.IPAddresses)
-	}
-	serving := f.verify(t, got.Certificates.Serving, "worker-1", x509.ExtKeyUsageServerAuth)
-	if err := serving.VerifyHostname("worker-1"); err != nil {
-		t.Error(err)
-	}
-	if err := serving.VerifyHostname("127.0.0.1"); err != nil {
-		t.Error(err)
-	}
+	f.verify(t, got.Certificate, "worker-1")
 	if got.Cluster.Endpoint != "10.0.0.1:6443" || len(got.Cluster.ComponentSet) == 0 || len(got.Cluster.Sources) != 1 || !strings.HasPrefix(got.Cluster.AuthorityHash, "sha256:") {
 		t.Errorf("cluster: %v", got.Cluster)
 	}
@@ -223,30 +217,26 @@ func TestCertificates(t *testing.T) {
 	}
 	broken := request(t, &good)
 	broken[len(broken)-1] ^= 1
+	weak := requestOf(t, &good, elliptic.P224())
 	for name, tc := range map[string]struct {
-		requests *api.CertificateRequests
-		says     string
+		request []byte
+		says    string
 	}{
-		"V17 another node's": {&api.CertificateRequests{Client: with(func(r *x509.CertificateRequest) { r.Subject = subject("control-1") })}, "subject"},
-		"an administrator's": {&api.CertificateRequests{Client: with(func(r *x509.CertificateRequest) {
-			r.Subject.Organization = []string{"system:masters"}
-		})}, "subject"},
-		"a second group": {&api.CertificateRequests{Client: with(func(r *x509.CertificateRequest) {
-			r.Subject.Organization = []string{"system:nodes", "system:masters"}
-		})}, "subject"},
-		"more in the subject": {&api.CertificateRequests{Client: with(func(r *x509.CertificateRequest) { r.Subject.Country = []string{"DE"} })}, "subject"},
-		"a client with names": {&api.CertificateRequests{Client: with(func(r *x509.CertificateRequest) { r.DNSNames = []string{"worker-1"} })}, "alternative names"},
-		"not signed":          {&api.CertificateRequests{Client: broken}, "signed by its key"},
-		"nonsense":            {&api.CertificateRequests{Client: []byte("x")}, "not a certificate request"},
-		"too large":           {&api.CertificateRequests{Client: make([]byte, maxRequestSize+1)}, "at most"},
-		"serving another":     {&api.CertificateRequests{Serving: with(func(r *x509.CertificateRequest) { r.DNSNames = []string{"worker-1", "kubernetes"} })}, "for kubernetes"},
-		"serving elsewhere":   {&api.CertificateRequests{Serving: with(func(r *x509.CertificateRequest) { r.IPAddresses = append(r.IPAddresses, []byte{10, 0, 0, 1}) })}, "for 10.0.0.1"},
-		"serving nothing":     {&api.CertificateRequests{Serving: request(t, &good)}, "must be"},
-		"serving a mailbox":   {&api.CertificateRequests{Serving: with(func(r *x509.CertificateRequest) { r.DNSNames, r.EmailAddresses = []string{"worker-1"}, []string{"a@b"} })}, "must be"},
+		"V17 another node's":  {with(func(r *x509.CertificateRequest) { r.Subject = subject("control-1") }), "subject"},
+		"an administrator's":  {with(func(r *x509.CertificateRequest) { r.Subject.Organization = []string{"system:masters"} }), "subject"},
+		"a second group":      {with(func(r *x509.CertificateRequest) { r.Subject.Organization = []string{"system:nodes", "system:masters"} }), "subject"},
+		"more in the subject": {with(func(r *x509.CertificateRequest) { r.Subject.Country = []string{"DE"} }), "subject"},
+		"with a name":         {with(func(r *x509.CertificateRequest) { r.DNSNames = []string{"worker-1"} }), "alternative names"},
+		"with an address":     {with(func(r *x509.CertificateRequest) { r.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }), "alternative names"},
+		"with a mailbox":      {with(func(r *x509.CertificateRequest) { r.EmailAddresses = []string{"a@b"} }), "alternative names"},
+		"not signed":          {broken, "signed by its key"},
+		"a curve of 224 bits": {weak, "the key is none of"},
+		"nonsense":            {[]byte("x"), "not a certificate request"},
+		"too large":           {make([]byte, maxRequestSize+1), "at most"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req := join(diskA, "worker-1", 0)
-			req.CertificateRequests = tc.requests
+			req.CertificateRequest = tc.request
 			_, err := c.IssueJoinTicket(t.Context(), req)
 			f.wantRefusal(t, err, codes.InvalidArgument, "certificate")
 			if err == nil || !strings.Contains(err.Error(), tc.says) {

@@ -16,12 +16,12 @@ import (
 
 // prepared is what a node is given, before it is given.
 type prepared struct {
-	cluster      *api.Cluster
-	certificates *api.Certificates
-	control      *api.ControlPlane
-	measurement  []byte
-	salt         []byte
-	key          *keys.Key[keys.StateDisk]
+	cluster     *api.Cluster
+	certificate []byte
+	control     *api.ControlPlane
+	measurement []byte
+	salt        []byte
+	key         *keys.Key[keys.StateDisk]
 }
 
 func (p *prepared) wipe() {
@@ -42,7 +42,7 @@ func (p *prepared) ticket(n *bindings.Node) *api.Ticket {
 }
 
 // prepare gathers all but the disk's key for the node c.name in the role c.role.
-func (s *Server) prepare(ctx context.Context, c *call, requests *api.CertificateRequests) (*prepared, error) {
+func (s *Server) prepare(ctx context.Context, c *call, request []byte) (*prepared, error) {
 	cluster := s.Cluster()
 	if cluster == nil {
 		return nil, refuse(ReasonNotReady, "the cluster's parameters are not known yet")
@@ -58,7 +58,7 @@ func (s *Server) prepare(ctx context.Context, c *call, requests *api.Certificate
 	}
 	authority, err := s.Authority.get(time.Now())
 	if err == nil {
-		p.certificates, err = authority.sign(requests, c.name, c.address, s.Now())
+		p.certificate, err = authority.sign(request, c.name, s.Now())
 	}
 	if err == nil && c.role == policy.ControlPlane {
 		p.control, err = s.Secrets.read()

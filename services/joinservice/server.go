@@ -98,7 +98,7 @@ func (s *Server) join(ctx context.Context, c *call, req *api.IssueJoinTicketRequ
 		return nil, err
 	}
 	c.name, c.role = grant.Name, grant.Role
-	p, err := s.prepare(ctx, c, req.GetCertificateRequests())
+	p, err := s.prepare(ctx, c, req.GetCertificateRequest())
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func (s *Server) join(ctx context.Context, c *call, req *api.IssueJoinTicketRequ
 	}
 	return &api.IssueJoinTicketResponse{
 		Ticket: p.ticket(node), NodeName: node.Name, Role: roles[node.Role],
-		Cluster: p.cluster, Certificates: p.certificates, ControlPlane: p.control,
+		Cluster: p.cluster, Certificate: p.certificate, ControlPlane: p.control,
 	}, nil
 }
 
@@ -125,7 +125,7 @@ func (s *Server) bind(ctx context.Context, c *call, p *prepared) (*bindings.Node
 	}
 	node, err := s.Bindings.Bind(ctx, bindings.Node{
 		Device: c.device, Name: c.name, Role: c.role, Disk: c.disk,
-		KeyVersion: p.key.Version, Ticket: bindings.NewTicket(s.Now(), ticketLife),
+		Address: c.address, KeyVersion: p.key.Version, Ticket: bindings.NewTicket(s.Now(), ticketLife),
 	})
 	if err != nil {
 		return nil, bindingsError(err)
@@ -162,7 +162,7 @@ func (s *Server) rejoin(ctx context.Context, c *call, req *api.IssueRejoinTicket
 	if node.Disk != c.disk {
 		return nil, refuse(Reason(bindings.ReasonDisk), "node %s has disk %s, not %s", node.Name, node.Disk, c.disk)
 	}
-	p, err := s.prepare(ctx, c, req.GetCertificateRequests())
+	p, err := s.prepare(ctx, c, req.GetCertificateRequest())
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +170,7 @@ func (s *Server) rejoin(ctx context.Context, c *call, req *api.IssueRejoinTicket
 		p.wipe()
 		return nil, err
 	}
-	node, err = s.Bindings.Renew(ctx, c.device, c.disk, bindings.NewTicket(s.Now(), ticketLife))
+	node, err = s.Bindings.Renew(ctx, c.device, c.disk, c.address, bindings.NewTicket(s.Now(), ticketLife))
 	if err != nil {
 		p.wipe()
 		return nil, bindingsError(err)
@@ -178,7 +178,7 @@ func (s *Server) rejoin(ctx context.Context, c *call, req *api.IssueRejoinTicket
 	c.granted = []slog.Attr{slog.Uint64("known", node.Known.Number)}
 	return &api.IssueRejoinTicketResponse{
 		Ticket: p.ticket(node), NodeName: node.Name, Role: roles[node.Role], Known: generation(node.Known),
-		Cluster: p.cluster, Certificates: p.certificates, ControlPlane: p.control,
+		Cluster: p.cluster, Certificate: p.certificate, ControlPlane: p.control,
 	}, nil
 }
 

@@ -132,130 +132,23 @@ func (x *Generation) GetId() string {
 	return ""
 }
 
-// CertificateRequests are PKCS #10 requests in DER. Each may be left out.
-type CertificateRequests struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// For kubelet as a client of the API server: subject O=system:nodes, CN=system:node:NAME, no alternative names.
-	Client []byte `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
-	// For kubelet as a server: the same subject, and as alternative names at most NAME and the address that the node
-	// connects from.
-	Serving       []byte `protobuf:"bytes,2,opt,name=serving,proto3" json:"serving,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CertificateRequests) Reset() {
-	*x = CertificateRequests{}
-	mi := &file_joinservice_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CertificateRequests) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CertificateRequests) ProtoMessage() {}
-
-func (x *CertificateRequests) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CertificateRequests.ProtoReflect.Descriptor instead.
-func (*CertificateRequests) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *CertificateRequests) GetClient() []byte {
-	if x != nil {
-		return x.Client
-	}
-	return nil
-}
-
-func (x *CertificateRequests) GetServing() []byte {
-	if x != nil {
-		return x.Serving
-	}
-	return nil
-}
-
-// Certificates are in DER, signed by the cluster's authority, for what was requested.
-type Certificates struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Client        []byte                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
-	Serving       []byte                 `protobuf:"bytes,2,opt,name=serving,proto3" json:"serving,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Certificates) Reset() {
-	*x = Certificates{}
-	mi := &file_joinservice_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Certificates) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Certificates) ProtoMessage() {}
-
-func (x *Certificates) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[2]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Certificates.ProtoReflect.Descriptor instead.
-func (*Certificates) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *Certificates) GetClient() []byte {
-	if x != nil {
-		return x.Client
-	}
-	return nil
-}
-
-func (x *Certificates) GetServing() []byte {
-	if x != nil {
-		return x.Serving
-	}
-	return nil
-}
-
 type IssueJoinTicketRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The disk's name, which the machine chose before it formatted it: a UUID in lower case.
 	DiskUuid string `protobuf:"bytes,1,opt,name=disk_uuid,json=diskUuid,proto3" json:"disk_uuid,omitempty"`
 	// 1 to 63 of a-z, 0-9 and dashes. Nothing: the name that the policy grants.
-	NodeName            string               `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
-	Role                Role                 `protobuf:"varint,3,opt,name=role,proto3,enum=constellation.joinservice.v1.Role" json:"role,omitempty"`
-	CertificateRequests *CertificateRequests `protobuf:"bytes,4,opt,name=certificate_requests,json=certificateRequests,proto3" json:"certificate_requests,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	NodeName string `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	Role     Role   `protobuf:"varint,3,opt,name=role,proto3,enum=constellation.joinservice.v1.Role" json:"role,omitempty"`
+	// A PKCS #10 request in DER for kubelet's certificate as a client of the API server: subject O=system:nodes,
+	// CN=system:node:NAME, no alternative names. May be left out.
+	CertificateRequest []byte `protobuf:"bytes,4,opt,name=certificate_request,json=certificateRequest,proto3" json:"certificate_request,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *IssueJoinTicketRequest) Reset() {
 	*x = IssueJoinTicketRequest{}
-	mi := &file_joinservice_proto_msgTypes[3]
+	mi := &file_joinservice_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -267,7 +160,7 @@ func (x *IssueJoinTicketRequest) String() string {
 func (*IssueJoinTicketRequest) ProtoMessage() {}
 
 func (x *IssueJoinTicketRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[3]
+	mi := &file_joinservice_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -280,7 +173,7 @@ func (x *IssueJoinTicketRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueJoinTicketRequest.ProtoReflect.Descriptor instead.
 func (*IssueJoinTicketRequest) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{3}
+	return file_joinservice_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *IssueJoinTicketRequest) GetDiskUuid() string {
@@ -304,9 +197,9 @@ func (x *IssueJoinTicketRequest) GetRole() Role {
 	return Role_ROLE_UNSPECIFIED
 }
 
-func (x *IssueJoinTicketRequest) GetCertificateRequests() *CertificateRequests {
+func (x *IssueJoinTicketRequest) GetCertificateRequest() []byte {
 	if x != nil {
-		return x.CertificateRequests
+		return x.CertificateRequest
 	}
 	return nil
 }
@@ -315,10 +208,11 @@ type IssueJoinTicketResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Ticket *Ticket                `protobuf:"bytes,1,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// What the node is called and is.
-	NodeName     string        `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
-	Role         Role          `protobuf:"varint,3,opt,name=role,proto3,enum=constellation.joinservice.v1.Role" json:"role,omitempty"`
-	Cluster      *Cluster      `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Certificates *Certificates `protobuf:"bytes,5,opt,name=certificates,proto3" json:"certificates,omitempty"`
+	NodeName string   `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	Role     Role     `protobuf:"varint,3,opt,name=role,proto3,enum=constellation.joinservice.v1.Role" json:"role,omitempty"`
+	Cluster  *Cluster `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// In DER, signed by the cluster's authority; nothing if it was not requested.
+	Certificate []byte `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	// Set for control-plane nodes only.
 	ControlPlane  *ControlPlane `protobuf:"bytes,6,opt,name=control_plane,json=controlPlane,proto3" json:"control_plane,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -327,7 +221,7 @@ type IssueJoinTicketResponse struct {
 
 func (x *IssueJoinTicketResponse) Reset() {
 	*x = IssueJoinTicketResponse{}
-	mi := &file_joinservice_proto_msgTypes[4]
+	mi := &file_joinservice_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +233,7 @@ func (x *IssueJoinTicketResponse) String() string {
 func (*IssueJoinTicketResponse) ProtoMessage() {}
 
 func (x *IssueJoinTicketResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[4]
+	mi := &file_joinservice_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +246,7 @@ func (x *IssueJoinTicketResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueJoinTicketResponse.ProtoReflect.Descriptor instead.
 func (*IssueJoinTicketResponse) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{4}
+	return file_joinservice_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *IssueJoinTicketResponse) GetTicket() *Ticket {
@@ -383,9 +277,9 @@ func (x *IssueJoinTicketResponse) GetCluster() *Cluster {
 	return nil
 }
 
-func (x *IssueJoinTicketResponse) GetCertificates() *Certificates {
+func (x *IssueJoinTicketResponse) GetCertificate() []byte {
 	if x != nil {
-		return x.Certificates
+		return x.Certificate
 	}
 	return nil
 }
@@ -400,15 +294,15 @@ func (x *IssueJoinTicketResponse) GetControlPlane() *ControlPlane {
 type IssueRejoinTicketRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	DiskUuid string                 `protobuf:"bytes,1,opt,name=disk_uuid,json=diskUuid,proto3" json:"disk_uuid,omitempty"`
-	// A node that was away for long needs new certificates.
-	CertificateRequests *CertificateRequests `protobuf:"bytes,2,opt,name=certificate_requests,json=certificateRequests,proto3" json:"certificate_requests,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// As for joining. A node that was away for long needs a new certificate.
+	CertificateRequest []byte `protobuf:"bytes,2,opt,name=certificate_request,json=certificateRequest,proto3" json:"certificate_request,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *IssueRejoinTicketRequest) Reset() {
 	*x = IssueRejoinTicketRequest{}
-	mi := &file_joinservice_proto_msgTypes[5]
+	mi := &file_joinservice_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +314,7 @@ func (x *IssueRejoinTicketRequest) String() string {
 func (*IssueRejoinTicketRequest) ProtoMessage() {}
 
 func (x *IssueRejoinTicketRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[5]
+	mi := &file_joinservice_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +327,7 @@ func (x *IssueRejoinTicketRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueRejoinTicketRequest.ProtoReflect.Descriptor instead.
 func (*IssueRejoinTicketRequest) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{5}
+	return file_joinservice_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *IssueRejoinTicketRequest) GetDiskUuid() string {
@@ -443,9 +337,9 @@ func (x *IssueRejoinTicketRequest) GetDiskUuid() string {
 	return ""
 }
 
-func (x *IssueRejoinTicketRequest) GetCertificateRequests() *CertificateRequests {
+func (x *IssueRejoinTicketRequest) GetCertificateRequest() []byte {
 	if x != nil {
-		return x.CertificateRequests
+		return x.CertificateRequest
 	}
 	return nil
 }
@@ -458,7 +352,7 @@ type IssueRejoinTicketResponse struct {
 	// What the cluster knows of the disk.
 	Known         *Generation   `protobuf:"bytes,4,opt,name=known,proto3" json:"known,omitempty"`
 	Cluster       *Cluster      `protobuf:"bytes,5,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Certificates  *Certificates `protobuf:"bytes,6,opt,name=certificates,proto3" json:"certificates,omitempty"`
+	Certificate   []byte        `protobuf:"bytes,6,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	ControlPlane  *ControlPlane `protobuf:"bytes,7,opt,name=control_plane,json=controlPlane,proto3" json:"control_plane,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -466,7 +360,7 @@ type IssueRejoinTicketResponse struct {
 
 func (x *IssueRejoinTicketResponse) Reset() {
 	*x = IssueRejoinTicketResponse{}
-	mi := &file_joinservice_proto_msgTypes[6]
+	mi := &file_joinservice_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +372,7 @@ func (x *IssueRejoinTicketResponse) String() string {
 func (*IssueRejoinTicketResponse) ProtoMessage() {}
 
 func (x *IssueRejoinTicketResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[6]
+	mi := &file_joinservice_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +385,7 @@ func (x *IssueRejoinTicketResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueRejoinTicketResponse.ProtoReflect.Descriptor instead.
 func (*IssueRejoinTicketResponse) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{6}
+	return file_joinservice_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *IssueRejoinTicketResponse) GetTicket() *Ticket {
@@ -529,9 +423,9 @@ func (x *IssueRejoinTicketResponse) GetCluster() *Cluster {
 	return nil
 }
 
-func (x *IssueRejoinTicketResponse) GetCertificates() *Certificates {
+func (x *IssueRejoinTicketResponse) GetCertificate() []byte {
 	if x != nil {
-		return x.Certificates
+		return x.Certificate
 	}
 	return nil
 }
@@ -561,7 +455,7 @@ type Ticket struct {
 
 func (x *Ticket) Reset() {
 	*x = Ticket{}
-	mi := &file_joinservice_proto_msgTypes[7]
+	mi := &file_joinservice_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +467,7 @@ func (x *Ticket) String() string {
 func (*Ticket) ProtoMessage() {}
 
 func (x *Ticket) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[7]
+	mi := &file_joinservice_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +480,7 @@ func (x *Ticket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ticket.ProtoReflect.Descriptor instead.
 func (*Ticket) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{7}
+	return file_joinservice_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Ticket) GetId() string {
@@ -641,7 +535,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_joinservice_proto_msgTypes[8]
+	mi := &file_joinservice_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +547,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[8]
+	mi := &file_joinservice_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +560,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{8}
+	return file_joinservice_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Cluster) GetEndpoint() string {
@@ -717,7 +611,7 @@ type ControlPlane struct {
 
 func (x *ControlPlane) Reset() {
 	*x = ControlPlane{}
-	mi := &file_joinservice_proto_msgTypes[9]
+	mi := &file_joinservice_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +623,7 @@ func (x *ControlPlane) String() string {
 func (*ControlPlane) ProtoMessage() {}
 
 func (x *ControlPlane) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[9]
+	mi := &file_joinservice_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +636,7 @@ func (x *ControlPlane) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlPlane.ProtoReflect.Descriptor instead.
 func (*ControlPlane) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{9}
+	return file_joinservice_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ControlPlane) GetFiles() []*File {
@@ -770,7 +664,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_joinservice_proto_msgTypes[10]
+	mi := &file_joinservice_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +676,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[10]
+	mi := &file_joinservice_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +689,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{10}
+	return file_joinservice_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *File) GetPath() string {
@@ -824,7 +718,7 @@ type AdvanceGenerationRequest struct {
 
 func (x *AdvanceGenerationRequest) Reset() {
 	*x = AdvanceGenerationRequest{}
-	mi := &file_joinservice_proto_msgTypes[11]
+	mi := &file_joinservice_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +730,7 @@ func (x *AdvanceGenerationRequest) String() string {
 func (*AdvanceGenerationRequest) ProtoMessage() {}
 
 func (x *AdvanceGenerationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[11]
+	mi := &file_joinservice_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +743,7 @@ func (x *AdvanceGenerationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceGenerationRequest.ProtoReflect.Descriptor instead.
 func (*AdvanceGenerationRequest) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{11}
+	return file_joinservice_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AdvanceGenerationRequest) GetTicketId() string {
@@ -888,7 +782,7 @@ type AdvanceGenerationResponse struct {
 
 func (x *AdvanceGenerationResponse) Reset() {
 	*x = AdvanceGenerationResponse{}
-	mi := &file_joinservice_proto_msgTypes[12]
+	mi := &file_joinservice_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +794,7 @@ func (x *AdvanceGenerationResponse) String() string {
 func (*AdvanceGenerationResponse) ProtoMessage() {}
 
 func (x *AdvanceGenerationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[12]
+	mi := &file_joinservice_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +807,7 @@ func (x *AdvanceGenerationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceGenerationResponse.ProtoReflect.Descriptor instead.
 func (*AdvanceGenerationResponse) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{12}
+	return file_joinservice_proto_rawDescGZIP(), []int{10}
 }
 
 // Refusal says why, stable for programs: docs/join.md lists the reasons.
@@ -930,7 +824,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_joinservice_proto_msgTypes[13]
+	mi := &file_joinservice_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +836,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_joinservice_proto_msgTypes[13]
+	mi := &file_joinservice_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +849,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_joinservice_proto_rawDescGZIP(), []int{13}
+	return file_joinservice_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Refusal) GetReason() string {
@@ -987,35 +881,29 @@ const file_joinservice_proto_rawDesc = "" +
 	"\n" +
 	"Generation\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\"G\n" +
-	"\x13CertificateRequests\x12\x16\n" +
-	"\x06client\x18\x01 \x01(\fR\x06client\x12\x18\n" +
-	"\aserving\x18\x02 \x01(\fR\aserving\"@\n" +
-	"\fCertificates\x12\x16\n" +
-	"\x06client\x18\x01 \x01(\fR\x06client\x12\x18\n" +
-	"\aserving\x18\x02 \x01(\fR\aserving\"\xf0\x01\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\xbb\x01\n" +
 	"\x16IssueJoinTicketRequest\x12\x1b\n" +
 	"\tdisk_uuid\x18\x01 \x01(\tR\bdiskUuid\x12\x1b\n" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x126\n" +
-	"\x04role\x18\x03 \x01(\x0e2\".constellation.joinservice.v1.RoleR\x04role\x12d\n" +
-	"\x14certificate_requests\x18\x04 \x01(\v21.constellation.joinservice.v1.CertificateRequestsR\x13certificateRequests\"\x8e\x03\n" +
+	"\x04role\x18\x03 \x01(\x0e2\".constellation.joinservice.v1.RoleR\x04role\x12/\n" +
+	"\x13certificate_request\x18\x04 \x01(\fR\x12certificateRequest\"\xe0\x02\n" +
 	"\x17IssueJoinTicketResponse\x12<\n" +
 	"\x06ticket\x18\x01 \x01(\v2$.constellation.joinservice.v1.TicketR\x06ticket\x12\x1b\n" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x126\n" +
 	"\x04role\x18\x03 \x01(\x0e2\".constellation.joinservice.v1.RoleR\x04role\x12?\n" +
-	"\acluster\x18\x04 \x01(\v2%.constellation.joinservice.v1.ClusterR\acluster\x12N\n" +
-	"\fcertificates\x18\x05 \x01(\v2*.constellation.joinservice.v1.CertificatesR\fcertificates\x12O\n" +
-	"\rcontrol_plane\x18\x06 \x01(\v2*.constellation.joinservice.v1.ControlPlaneR\fcontrolPlane\"\x9d\x01\n" +
+	"\acluster\x18\x04 \x01(\v2%.constellation.joinservice.v1.ClusterR\acluster\x12 \n" +
+	"\vcertificate\x18\x05 \x01(\fR\vcertificate\x12O\n" +
+	"\rcontrol_plane\x18\x06 \x01(\v2*.constellation.joinservice.v1.ControlPlaneR\fcontrolPlane\"h\n" +
 	"\x18IssueRejoinTicketRequest\x12\x1b\n" +
-	"\tdisk_uuid\x18\x01 \x01(\tR\bdiskUuid\x12d\n" +
-	"\x14certificate_requests\x18\x02 \x01(\v21.constellation.joinservice.v1.CertificateRequestsR\x13certificateRequests\"\xd0\x03\n" +
+	"\tdisk_uuid\x18\x01 \x01(\tR\bdiskUuid\x12/\n" +
+	"\x13certificate_request\x18\x02 \x01(\fR\x12certificateRequest\"\xa2\x03\n" +
 	"\x19IssueRejoinTicketResponse\x12<\n" +
 	"\x06ticket\x18\x01 \x01(\v2$.constellation.joinservice.v1.TicketR\x06ticket\x12\x1b\n" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x126\n" +
 	"\x04role\x18\x03 \x01(\x0e2\".constellation.joinservice.v1.RoleR\x04role\x12>\n" +
 	"\x05known\x18\x04 \x01(\v2(.constellation.joinservice.v1.GenerationR\x05known\x12?\n" +
-	"\acluster\x18\x05 \x01(\v2%.constellation.joinservice.v1.ClusterR\acluster\x12N\n" +
-	"\fcertificates\x18\x06 \x01(\v2*.constellation.joinservice.v1.CertificatesR\fcertificates\x12O\n" +
+	"\acluster\x18\x05 \x01(\v2%.constellation.joinservice.v1.ClusterR\acluster\x12 \n" +
+	"\vcertificate\x18\x06 \x01(\fR\vcertificate\x12O\n" +
 	"\rcontrol_plane\x18\a \x01(\v2*.constellation.joinservice.v1.ControlPlaneR\fcontrolPlane\"\x9d\x01\n" +
 	"\x06Ticket\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
@@ -1067,54 +955,48 @@ func file_joinservice_proto_rawDescGZIP() []byte {
 }
 
 var file_joinservice_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_joinservice_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_joinservice_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_joinservice_proto_goTypes = []any{
 	(Role)(0),                         // 0: constellation.joinservice.v1.Role
 	(*Generation)(nil),                // 1: constellation.joinservice.v1.Generation
-	(*CertificateRequests)(nil),       // 2: constellation.joinservice.v1.CertificateRequests
-	(*Certificates)(nil),              // 3: constellation.joinservice.v1.Certificates
-	(*IssueJoinTicketRequest)(nil),    // 4: constellation.joinservice.v1.IssueJoinTicketRequest
-	(*IssueJoinTicketResponse)(nil),   // 5: constellation.joinservice.v1.IssueJoinTicketResponse
-	(*IssueRejoinTicketRequest)(nil),  // 6: constellation.joinservice.v1.IssueRejoinTicketRequest
-	(*IssueRejoinTicketResponse)(nil), // 7: constellation.joinservice.v1.IssueRejoinTicketResponse
-	(*Ticket)(nil),                    // 8: constellation.joinservice.v1.Ticket
-	(*Cluster)(nil),                   // 9: constellation.joinservice.v1.Cluster
-	(*ControlPlane)(nil),              // 10: constellation.joinservice.v1.ControlPlane
-	(*File)(nil),                      // 11: constellation.joinservice.v1.File
-	(*AdvanceGenerationRequest)(nil),  // 12: constellation.joinservice.v1.AdvanceGenerationRequest
-	(*AdvanceGenerationResponse)(nil), // 13: constellation.joinservice.v1.AdvanceGenerationResponse
-	(*Refusal)(nil),                   // 14: constellation.joinservice.v1.Refusal
+	(*IssueJoinTicketRequest)(nil),    // 2: constellation.joinservice.v1.IssueJoinTicketRequest
+	(*IssueJoinTicketResponse)(nil),   // 3: constellation.joinservice.v1.IssueJoinTicketResponse
+	(*IssueRejoinTicketRequest)(nil),  // 4: constellation.joinservice.v1.IssueRejoinTicketRequest
+	(*IssueRejoinTicketResponse)(nil), // 5: constellation.joinservice.v1.IssueRejoinTicketResponse
+	(*Ticket)(nil),                    // 6: constellation.joinservice.v1.Ticket
+	(*Cluster)(nil),                   // 7: constellation.joinservice.v1.Cluster
+	(*ControlPlane)(nil),              // 8: constellation.joinservice.v1.ControlPlane
+	(*File)(nil),                      // 9: constellation.joinservice.v1.File
+	(*AdvanceGenerationRequest)(nil),  // 10: constellation.joinservice.v1.AdvanceGenerationRequest
+	(*AdvanceGenerationResponse)(nil), // 11: constellation.joinservice.v1.AdvanceGenerationResponse
+	(*Refusal)(nil),                   // 12: constellation.joinservice.v1.Refusal
 }
 var file_joinservice_proto_depIdxs = []int32{
 	0,  // 0: constellation.joinservice.v1.IssueJoinTicketRequest.role:type_name -> constellation.joinservice.v1.Role
-	2,  // 1: constellation.joinservice.v1.IssueJoinTicketRequest.certificate_requests:type_name -> constellation.joinservice.v1.CertificateRequests
-	8,  // 2: constellation.joinservice.v1.IssueJoinTicketResponse.ticket:type_name -> constellation.joinservice.v1.Ticket
-	0,  // 3: constellation.joinservice.v1.IssueJoinTicketResponse.role:type_name -> constellation.joinservice.v1.Role
-	9,  // 4: constellation.joinservice.v1.IssueJoinTicketResponse.cluster:type_name -> constellation.joinservice.v1.Cluster
-	3,  // 5: constellation.joinservice.v1.IssueJoinTicketResponse.certificates:type_name -> constellation.joinservice.v1.Certificates
-	10, // 6: constellation.joinservice.v1.IssueJoinTicketResponse.control_plane:type_name -> constellation.joinservice.v1.ControlPlane
-	2,  // 7: constellation.joinservice.v1.IssueRejoinTicketRequest.certificate_requests:type_name -> constellation.joinservice.v1.CertificateRequests
-	8,  // 8: constellation.joinservice.v1.IssueRejoinTicketResponse.ticket:type_name -> constellation.joinservice.v1.Ticket
-	0,  // 9: constellation.joinservice.v1.IssueRejoinTicketResponse.role:type_name -> constellation.joinservice.v1.Role
-	1,  // 10: constellation.joinservice.v1.IssueRejoinTicketResponse.known:type_name -> constellation.joinservice.v1.Generation
-	9,  // 11: constellation.joinservice.v1.IssueRejoinTicketResponse.cluster:type_name -> constellation.joinservice.v1.Cluster
-	3,  // 12: constellation.joinservice.v1.IssueRejoinTicketResponse.certificates:type_name -> constellation.joinservice.v1.Certificates
-	10, // 13: constellation.joinservice.v1.IssueRejoinTicketResponse.control_plane:type_name -> constellation.joinservice.v1.ControlPlane
-	11, // 14: constellation.joinservice.v1.ControlPlane.files:type_name -> constellation.joinservice.v1.File
-	1,  // 15: constellation.joinservice.v1.AdvanceGenerationRequest.from:type_name -> constellation.joinservice.v1.Generation
-	1,  // 16: constellation.joinservice.v1.AdvanceGenerationRequest.to:type_name -> constellation.joinservice.v1.Generation
-	1,  // 17: constellation.joinservice.v1.Refusal.known:type_name -> constellation.joinservice.v1.Generation
-	4,  // 18: constellation.joinservice.v1.JoinService.IssueJoinTicket:input_type -> constellation.joinservice.v1.IssueJoinTicketRequest
-	6,  // 19: constellation.joinservice.v1.JoinService.IssueRejoinTicket:input_type -> constellation.joinservice.v1.IssueRejoinTicketRequest
-	12, // 20: constellation.joinservice.v1.JoinService.AdvanceGeneration:input_type -> constellation.joinservice.v1.AdvanceGenerationRequest
-	5,  // 21: constellation.joinservice.v1.JoinService.IssueJoinTicket:output_type -> constellation.joinservice.v1.IssueJoinTicketResponse
-	7,  // 22: constellation.joinservice.v1.JoinService.IssueRejoinTicket:output_type -> constellation.joinservice.v1.IssueRejoinTicketResponse
-	13, // 23: constellation.joinservice.v1.JoinService.AdvanceGeneration:output_type -> constellation.joinservice.v1.AdvanceGenerationResponse
-	21, // [21:24] is the sub-list for method output_type
-	18, // [18:21] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	6,  // 1: constellation.joinservice.v1.IssueJoinTicketResponse.ticket:type_name -> constellation.joinservice.v1.Ticket
+	0,  // 2: constellation.joinservice.v1.IssueJoinTicketResponse.role:type_name -> constellation.joinservice.v1.Role
+	7,  // 3: constellation.joinservice.v1.IssueJoinTicketResponse.cluster:type_name -> constellation.joinservice.v1.Cluster
+	8,  // 4: constellation.joinservice.v1.IssueJoinTicketResponse.control_plane:type_name -> constellation.joinservice.v1.ControlPlane
+	6,  // 5: constellation.joinservice.v1.IssueRejoinTicketResponse.ticket:type_name -> constellation.joinservice.v1.Ticket
+	0,  // 6: constellation.joinservice.v1.IssueRejoinTicketResponse.role:type_name -> constellation.joinservice.v1.Role
+	1,  // 7: constellation.joinservice.v1.IssueRejoinTicketResponse.known:type_name -> constellation.joinservice.v1.Generation
+	7,  // 8: constellation.joinservice.v1.IssueRejoinTicketResponse.cluster:type_name -> constellation.joinservice.v1.Cluster
+	8,  // 9: constellation.joinservice.v1.IssueRejoinTicketResponse.control_plane:type_name -> constellation.joinservice.v1.ControlPlane
+	9,  // 10: constellation.joinservice.v1.ControlPlane.files:type_name -> constellation.joinservice.v1.File
+	1,  // 11: constellation.joinservice.v1.AdvanceGenerationRequest.from:type_name -> constellation.joinservice.v1.Generation
+	1,  // 12: constellation.joinservice.v1.AdvanceGenerationRequest.to:type_name -> constellation.joinservice.v1.Generation
+	1,  // 13: constellation.joinservice.v1.Refusal.known:type_name -> constellation.joinservice.v1.Generation
+	2,  // 14: constellation.joinservice.v1.JoinService.IssueJoinTicket:input_type -> constellation.joinservice.v1.IssueJoinTicketRequest
+	4,  // 15: constellation.joinservice.v1.JoinService.IssueRejoinTicket:input_type -> constellation.joinservice.v1.IssueRejoinTicketRequest
+	10, // 16: constellation.joinservice.v1.JoinService.AdvanceGeneration:input_type -> constellation.joinservice.v1.AdvanceGenerationRequest
+	3,  // 17: constellation.joinservice.v1.JoinService.IssueJoinTicket:output_type -> constellation.joinservice.v1.IssueJoinTicketResponse
+	5,  // 18: constellation.joinservice.v1.JoinService.IssueRejoinTicket:output_type -> constellation.joinservice.v1.IssueRejoinTicketResponse
+	11, // 19: constellation.joinservice.v1.JoinService.AdvanceGeneration:output_type -> constellation.joinservice.v1.AdvanceGenerationResponse
+	17, // [17:20] is the sub-list for method output_type
+	14, // [14:17] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_joinservice_proto_init() }
@@ -1128,7 +1010,7 @@ func file_joinservice_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_joinservice_proto_rawDesc), len(file_joinservice_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -62,6 +62,22 @@ func (b *Bindings) Node(ctx context.Context, device string) (*Node, error) {
 	return parseNode(o)
 }
 
+// Named is the node of a name. Without one the refusal is [ReasonUnknown].
+func (b *Bindings) Named(ctx context.Context, name string) (*Node, error) {
+	o, err := b.objects.Get(ctx, "name-"+name)
+	if errors.Is(err, ErrNotFound) {
+		return nil, refuse(ReasonUnknown, "no node is called %s", name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the name %s: %w", name, err)
+	}
+	n, err := b.Node(ctx, o.Data[fieldDevice])
+	if err == nil && n.Name != name {
+		return nil, refuse(ReasonUnknown, "the name %s is claimed, and no node's yet", name)
+	}
+	return n, err
+}
+
 // Bind makes a device a node, or gives a node that it is a new ticket. The same wish may
 // be repeated. Until its disk was opened for the first time, a node may come with another.
 func (b *Bindings) Bind(ctx context.Context, wish Node) (*Node, error) {
@@ -108,17 +124,17 @@ func (b *Bindings) again(ctx context.Context, n *Node, wish Node) (*Node, error)
 		}
 		n.Disk, n.KeyVersion = wish.Disk, wish.KeyVersion
 	}
-	n.Ticket = wish.Ticket
+	n.Ticket, n.Address = wish.Ticket, wish.Address
 	return n, b.update(ctx, n)
 }
 
-// Renew gives a node that comes back with its disk a new ticket.
-func (b *Bindings) Renew(ctx context.Context, device, uuid string, t Ticket) (*Node, error) {
+// Renew gives a node that comes back with its disk, from an address, a new ticket.
+func (b *Bindings) Renew(ctx context.Context, device, uuid, address string, t Ticket) (*Node, error) {
 	return b.change(ctx, device, func(n *Node) (bool, error) {
 		if n.Disk != uuid {
 			return false, refuse(ReasonDisk, "node %s has disk %s, not %s", n.Name, n.Disk, uuid)
 		}
-		n.Ticket = t
+		n.Ticket, n.Address = t, address
 		return true, nil
 	})
 }

@@ -24,6 +24,8 @@ type Node struct {
 	Device string
 	// Name and Role in the cluster.
 	Name, Role string
+	// Address is where it was last seen when it asked for a ticket.
+	Address string
 	// Disk is the UUID of its state disk, and KeyVersion that of the disk's key.
 	Disk       string
 	KeyVersion keys.Version
@@ -73,6 +75,7 @@ const (
 	fieldDevice     = "device"
 	fieldName       = "name"
 	fieldRole       = "role"
+	fieldAddress    = "address"
 	fieldDisk       = "disk"
 	fieldKeyVersion = "key_version"
 	fieldGeneration = "generation"
@@ -83,7 +86,7 @@ const (
 
 func (n *Node) object() *Object {
 	return &Object{Name: nodeObject(n.Device), Version: n.version, Data: map[string]string{
-		fieldDevice: n.Device, fieldName: n.Name, fieldRole: n.Role, fieldDisk: n.Disk,
+		fieldDevice: n.Device, fieldName: n.Name, fieldRole: n.Role, fieldAddress: n.Address, fieldDisk: n.Disk,
 		fieldKeyVersion: strconv.FormatUint(uint64(n.KeyVersion), 10),
 		fieldGeneration: formatGeneration(n.Known),
 		fieldTicket:     n.Ticket.ID, fieldExpires: n.Ticket.Expires.Format(time.RFC3339),
@@ -94,7 +97,7 @@ func (n *Node) object() *Object {
 // parseNode reads what object wrote, or what an administrator changed in it.
 func parseNode(o *Object) (*Node, error) {
 	n := &Node{
-		Device: o.Data[fieldDevice], Name: o.Data[fieldName], Role: o.Data[fieldRole], Disk: o.Data[fieldDisk],
+		Device: o.Data[fieldDevice], Name: o.Data[fieldName], Role: o.Data[fieldRole], Address: o.Data[fieldAddress], Disk: o.Data[fieldDisk],
 		Ticket: Ticket{ID: o.Data[fieldTicket]}, version: o.Version,
 	}
 	version, err := strconv.ParseUint(o.Data[fieldKeyVersion], 10, 32)
