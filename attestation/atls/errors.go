@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/constellation-os/constellation/attestation"
+	"github.com/constellation-os/constellation/attestation/gate"
 )
 
 // Error is why a handshake failed.
@@ -49,10 +50,13 @@ func (e *Error) Temporary() bool {
 // classify gives an error the reason that it has not got yet.
 func classify(ctx context.Context, err error) *Error {
 	var done *Error
+	var busy *gate.Busy
 	var refusal *attestation.Error
 	switch {
 	case errors.As(err, &done):
 		return done
+	case errors.As(err, &busy):
+		return &Error{Reason: attestation.ReasonBusy, RetryAfter: busy.RetryAfter, Err: err}
 	case ctx.Err() != nil:
 		return &Error{Reason: attestation.ReasonTimeout, Err: attestation.Refuse(attestation.ReasonTimeout, "the exchange was not finished in time: %w", ctx.Err())}
 	case errors.As(err, &refusal):

@@ -14,6 +14,7 @@ import (
 
 	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/attestation/attestationtest"
+	"github.com/constellation-os/constellation/attestation/gate"
 )
 
 // TestSilence: at whatever point a peer falls silent, the handshake ends in time,
@@ -242,4 +243,21 @@ func TestUnaskedChallenge(t *testing.T) {
 	c, s := meet(t, must(ClientVerify(verifiers{challenging}, Options{})), must(ServerProve(plain, Options{})))
 	wantRefusal(t, "server", s, attestation.ReasonUnexpected, false)
 	wantRefusal(t, "client", c, attestation.ReasonUnexpected, true)
+}
+
+// TestGatesAreBounded: what docs/atls.md says of a server's gates, but of their rate.
+func TestGatesAreBounded(t *testing.T) {
+	s := newTransport(party{role: server}, Options{Timeout: 30 * time.Second, QuotesPerSecond: 5, QuoteBurst: 10})
+	for _, tc := range []struct {
+		name string
+		gate *gate.Gate
+		want gate.Limits
+	}{
+		{"handshakes", s.handshakes, gate.Limits{Slots: 1024, PerSource: 64, Queue: 4096, Sources: gate.MaxSources}},
+		{"verifications", s.verifications, gate.Limits{Slots: 128, PerSource: 32, Queue: 4096, Sources: gate.MaxSources}},
+	} {
+		if tc.gate.Limits() != tc.want {
+			t.Errorf("%s are bounded by %+v, want %+v", tc.name, tc.gate.Limits(), tc.want)
+		}
+	}
 }

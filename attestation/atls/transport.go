@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/constellation-os/constellation/attestation"
+	"github.com/constellation-os/constellation/attestation/gate"
 )
 
 // Limits of a server, shared by all its connections.
@@ -36,7 +37,7 @@ type transport struct {
 	party
 	options Options
 
-	handshakes, quotes, verifications *gate
+	handshakes, quotes, verifications *gate.Gate
 
 	// certificate is ephemeralCertificate but in tests.
 	certificate func() (tls.Certificate, error)
@@ -48,9 +49,9 @@ func newTransport(p party, o Options) *transport {
 	return &transport{
 		party:         p,
 		options:       o,
-		handshakes:    newGate(limits{slots: handshakes, perSource: handshakesFrom, queue: waiting}),
-		quotes:        newGate(limits{slots: quotesAtOnce, rate: o.QuotesPerSecond, burst: o.QuoteBurst, queue: queue}),
-		verifications: newGate(limits{slots: verifications, perSource: verifiesFrom, queue: waiting}),
+		handshakes:    gate.New(gate.Limits{Slots: handshakes, PerSource: handshakesFrom, Queue: waiting}),
+		quotes:        gate.New(gate.Limits{Slots: quotesAtOnce, Rate: o.QuotesPerSecond, Burst: o.QuoteBurst, Queue: queue}),
+		verifications: gate.New(gate.Limits{Slots: verifications, PerSource: verifiesFrom, Queue: waiting}),
 		certificate:   ephemeralCertificate,
 	}
 }
@@ -135,7 +136,7 @@ func (t *transport) attempt(ctx context.Context, r role, raw net.Conn) (net.Conn
 	if r != t.role {
 		return nil, Info{}, attestation.Refuse(attestation.ReasonRole, "these credentials are for the other side of a connection")
 	}
-	from := source(raw.RemoteAddr())
+	from := gate.Source(raw.RemoteAddr())
 	leave, err := t.enterHandshake(ctx, from)
 	if err != nil {
 		return nil, Info{}, err
@@ -206,7 +207,7 @@ func (t *transport) exchange(ctx context.Context, cancel func(), conn *tls.Conn,
 		party:       t.party,
 		conn:        conn,
 		exporter:    secret,
-		enterQuote:  func(ctx context.Context) (func(), error) { return t.quotes.enter(ctx, from) },
+		enterQuote:  func(ctx context.Context) (func(), error) { return t.quotes.Enter(ctx, from) },
 		enterVerify: func(ctx context.Context) (func(), error) { return t.enterVerify(ctx, from) },
 		hurry:       func(d time.Duration) func() { return t.hurry(d, cancel) },
 		greeted:     greeted,
@@ -219,7 +220,7 @@ func (t *transport) enterHandshake(ctx context.Context, from string) (func(), er
 	if t.role == client {
 		return func() {}, nil
 	}
-	return t.handshakes.enter(ctx, from)
+	return t.handshakes.Enter(ctx, from)
 }
 
 // enterVerify waits for one of a server's turns to hold evidence.
@@ -227,7 +228,7 @@ func (t *transport) enterVerify(ctx context.Context, from string) (func(), error
 	if t.role == client {
 		return func() {}, nil
 	}
-	return t.verifications.enter(ctx, from)
+	return t.verifications.Enter(ctx, from)
 }
 
 // hurry lets nobody keep a server. A client waits for one server, which may have others

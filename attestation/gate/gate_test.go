@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package atls
+package gate
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 // TestGateBoundsTheRate (V22): a burst, and then so many each second, whoever asks.
 func TestGateBoundsTheRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(limits{rate: 5, burst: 10})
+		g := New(Limits{Rate: 5, Burst: 10})
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		var mu sync.Mutex
@@ -26,7 +26,7 @@ func TestGateBoundsTheRate(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 1000 {
 			wg.Go(func() {
-				leave, err := g.enter(ctx, fmt.Sprint(i%50))
+				leave, err := g.Enter(ctx, fmt.Sprint(i%50))
 				if err != nil {
 					return
 				}
@@ -50,19 +50,19 @@ func TestGateBoundsTheRate(t *testing.T) {
 // waits already, however many of it do.
 func TestGateIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(limits{rate: 1, burst: 1})
+		g := New(Limits{Rate: 1, Burst: 1})
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for i := range 3000 {
 			wg.Go(func() {
-				if leave, err := g.enter(ctx, fmt.Sprint("stranger ", i%3)); err == nil {
+				if leave, err := g.Enter(ctx, fmt.Sprint("stranger ", i%3)); err == nil {
 					leave()
 				}
 			})
 		}
 		synctest.Wait()
 		began := time.Now()
-		leave, err := g.enter(ctx, "friend")
+		leave, err := g.Enter(ctx, "friend")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,14 +77,14 @@ func TestGateIsFair(t *testing.T) {
 
 func TestGateBoundsWhoIsInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(limits{slots: 4, perSource: 2})
+		g := New(Limits{Slots: 4, PerSource: 2})
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		inside, most := map[string]int{}, map[string]int{}
 		for i := range 200 {
 			wg.Go(func() {
 				source := []string{"a", "b", "c"}[i%3]
-				leave, err := g.enter(t.Context(), source)
+				leave, err := g.Enter(t.Context(), source)
 				if err != nil {
 					t.Error(err)
 					return
@@ -115,10 +115,10 @@ func TestGateBoundsWhoIsInside(t *testing.T) {
 // need not wait for it.
 func TestGateBoundsASource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(limits{slots: 4, perSource: 2})
+		g := New(Limits{Slots: 4, PerSource: 2})
 		var leaves []func()
 		for range 2 {
-			leave, err := g.enter(t.Context(), "a")
+			leave, err := g.Enter(t.Context(), "a")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -127,13 +127,13 @@ func TestGateBoundsASource(t *testing.T) {
 		third := func() (func(), error) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second) // of the bubble's clock
 			defer cancel()
-			return g.enter(ctx, "a")
+			return g.Enter(ctx, "a")
 		}
 		if _, err := third(); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("the third of one source: %v", err)
 		}
 		began := time.Now()
-		if _, err := g.enter(t.Context(), "b"); err != nil || time.Since(began) != 0 {
+		if _, err := g.Enter(t.Context(), "b"); err != nil || time.Since(began) != 0 {
 			t.Errorf("the first of another waited %v: %v", time.Since(began), err)
 		}
 		leaves[0]()
@@ -143,38 +143,21 @@ func TestGateBoundsASource(t *testing.T) {
 	})
 }
 
-// TestGatesAreBounded: what docs/atls.md says of a server's gates, but of their rate.
-func TestGatesAreBounded(t *testing.T) {
-	s := newTransport(party{role: server}, Options{Timeout: 30 * time.Second, QuotesPerSecond: 5, QuoteBurst: 10})
-	for _, tc := range []struct {
-		name string
-		gate *gate
-		want limits
-	}{
-		{"handshakes", s.handshakes, limits{slots: 1024, perSource: 64, queue: 4096}},
-		{"verifications", s.verifications, limits{slots: 128, perSource: 32, queue: 4096}},
-	} {
-		if tc.gate.limits != tc.want {
-			t.Errorf("%s are bounded by %+v, want %+v", tc.name, tc.gate.limits, tc.want)
-		}
-	}
-}
-
 func TestGateTurnsAwayWhenTheQueueIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(limits{slots: 1, queue: 3})
+		g := New(Limits{Slots: 1, Queue: 3})
 		ctx, cancel := context.WithCancel(t.Context())
-		leave, err := g.enter(ctx, "a")
+		leave, err := g.Enter(ctx, "a")
 		if err != nil {
 			t.Fatal(err)
 		}
 		var wg sync.WaitGroup
 		for range 3 {
-			wg.Go(func() { g.enter(ctx, "a") })
+			wg.Go(func() { g.Enter(ctx, "a") })
 		}
 		synctest.Wait()
-		var e *Error
-		if _, err := g.enter(ctx, "a"); !errors.As(err, &e) || e.Reason != attestation.ReasonBusy || e.RetryAfter == 0 {
+		var e *Busy
+		if _, err := g.Enter(ctx, "a"); !errors.As(err, &e) || attestation.ReasonOf(err) != attestation.ReasonBusy || e.RetryAfter == 0 {
 			t.Errorf("the fifth of one source: %v", err)
 		}
 		cancel()
@@ -190,23 +173,23 @@ func TestGateTurnsAwayWhenTheQueueIsFull(t *testing.T) {
 // TestGateBoundsSources: only so many may wait, but those that do may come again.
 func TestGateBoundsSources(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(limits{slots: 1})
+		g := New(Limits{Slots: 1})
 		ctx, cancel := context.WithCancel(t.Context())
-		if _, err := g.enter(ctx, "inside"); err != nil {
+		if _, err := g.Enter(ctx, "inside"); err != nil {
 			t.Fatal(err)
 		}
 		var wg sync.WaitGroup
-		for i := range maxSources {
-			wg.Go(func() { g.enter(ctx, fmt.Sprint(i)) })
+		for i := range MaxSources {
+			wg.Go(func() { g.Enter(ctx, fmt.Sprint(i)) })
 		}
 		synctest.Wait()
-		var e *Error
-		if _, err := g.enter(ctx, "one more"); !errors.As(err, &e) || e.Reason != attestation.ReasonBusy || e.RetryAfter == 0 {
+		var e *Busy
+		if _, err := g.Enter(ctx, "one more"); !errors.As(err, &e) || attestation.ReasonOf(err) != attestation.ReasonBusy || e.RetryAfter == 0 {
 			t.Errorf("a source more than may wait: %v", err)
 		}
 		short, stop := context.WithTimeout(ctx, time.Second) // of the bubble's clock
 		defer stop()
-		if _, err := g.enter(short, "0"); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := g.Enter(short, "0"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a source that waits already: %v", err)
 		}
 		cancel()
@@ -224,12 +207,12 @@ func TestSource(t *testing.T) {
 	} {
 		a, _ := net.ResolveTCPAddr("tcp", tc.a)
 		b, _ := net.ResolveTCPAddr("tcp", tc.b)
-		if source(a) != source(b) {
-			t.Errorf("%s and %s are two sources, %q and %q", tc.a, tc.b, source(a), source(b))
+		if Source(a) != Source(b) {
+			t.Errorf("%s and %s are two sources, %q and %q", tc.a, tc.b, Source(a), Source(b))
 		}
 	}
 	a, b := &net.TCPAddr{IP: net.ParseIP("2001:db8::1")}, &net.TCPAddr{IP: net.ParseIP("2001:db8:1::1")}
-	if source(a) == source(b) {
-		t.Errorf("two networks are one source, %q", source(a))
+	if Source(a) == Source(b) {
+		t.Errorf("two networks are one source, %q", Source(a))
 	}
 }
