@@ -57,7 +57,9 @@ func (v *Verifier) Technology() attestation.Technology { return Technology }
 type Mismatch struct {
 	// Comparison with the closest prediction; nil if the verifier has none.
 	Comparison *measurements.Comparison
-	Err        error
+	// PCRs are the values that the TPM signed.
+	PCRs measurements.Banks
+	Err  error
 }
 
 // Error implements error.
@@ -113,7 +115,7 @@ func (v *Verifier) verify(e *attestation.Evidence, b attestation.Binding, reside
 	}
 	image, err := v.policy.CheckPCRs(pcrs, v.now())
 	if err != nil {
-		return nil, &Mismatch{Comparison: v.explain(pcrs, m.EventLog), Err: err}
+		return nil, &Mismatch{Comparison: v.explain(pcrs, m.EventLog), PCRs: pcrs, Err: err}
 	}
 	if err := resident(m.EndorsementKey, m.AttestationKey); err != nil {
 		return nil, err

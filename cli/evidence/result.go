@@ -110,7 +110,8 @@ func (r *result) write(cmd *cobra.Command, events bool) error {
 
 func (r *result) writeText(w io.Writer, events bool) error {
 	if r.Verdict == accepted {
-		return writeClaims(w, r.Claims)
+		fmt.Fprintln(w, accepted)
+		return WriteClaims(w, r.Claims)
 	}
 	fmt.Fprintf(w, "refused: %s\n  %s\n", r.Reason, r.Detail)
 	fmt.Fprintf(w, "  what to do: %s\n", strings.ReplaceAll(r.Next, "\n", "\n    "))
@@ -121,8 +122,8 @@ func (r *result) writeText(w io.Writer, events bool) error {
 	return image.WriteComparison(w, r.Comparison, events)
 }
 
-func writeClaims(w io.Writer, c *attestation.Claims) error {
-	fmt.Fprintln(w, accepted)
+// WriteClaims prints what was proven, for people, indented.
+func WriteClaims(w io.Writer, c *attestation.Claims) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(tw, "  %s\t%s\n", name, fmt.Sprintf(format, args...))

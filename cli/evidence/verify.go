@@ -76,11 +76,11 @@ func (f *verifyFlags) run(cmd *cobra.Command, path string) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	document, err := f.readPolicy(cmd)
+	document, err := ReadPolicy(cmd, f.policy)
 	if err != nil {
 		return nil, err
 	}
-	predictions, err := f.readPredictions(cmd)
+	predictions, err := ReadPredictions(cmd, f.measurements)
 	if err != nil {
 		return nil, err
 	}
@@ -107,20 +107,22 @@ func (f *verifyFlags) run(cmd *cobra.Command, path string) (*result, error) {
 	return r, nil
 }
 
-func (f *verifyFlags) readPolicy(cmd *cobra.Command) (*policy.Document, error) {
-	data, err := command.ReadInput(cmd, f.policy, policy.MaxSize)
+// ReadPolicy reads a policy that a person named.
+func ReadPolicy(cmd *cobra.Command, path string) (*policy.Document, error) {
+	data, err := command.ReadInput(cmd, path, policy.MaxSize)
 	if err != nil {
 		return nil, err
 	}
 	d, err := policy.Parse(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w\nsee all that is wrong with it: constellation policy check %[1]s", f.policy, err)
+		return nil, fmt.Errorf("%s: %w\nsee all that is wrong with it: constellation policy check %[1]s", path, err)
 	}
 	return d, nil
 }
 
-func (f *verifyFlags) readPredictions(cmd *cobra.Command) (out []*measurements.Prediction, err error) {
-	for _, path := range f.measurements {
+// ReadPredictions reads files measurements.json that a person named.
+func ReadPredictions(cmd *cobra.Command, paths []string) (out []*measurements.Prediction, err error) {
+	for _, path := range paths {
 		data, err := command.ReadInput(cmd, path, measurements.MaxPredictionSize)
 		if err != nil {
 			return nil, err
