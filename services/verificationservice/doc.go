@@ -22,7 +22,8 @@
 // a second; each address at most Limits.AddressRate times, in turn with the others
 // (package attestation/gate). While S addresses flood, a caller at another one waits for
 // each of its two operations at most (S+1)/Rate seconds and for the one operation that
-// is under way; with more than Limits.Rate times 20 addresses it may be turned away.
+// is under way, or S+1 operations if the TPM is slower than Rate. With more addresses
+// than Rate times 20 it may be turned away.
 //
 // # Not guaranteed
 //
@@ -55,9 +56,10 @@ func DefaultLimits() Limits {
 
 // How long callers wait.
 const (
-	patience      = 20 * time.Second // for a turn
+	turnTime      = 20 * time.Second // for a turn, if the TPM is as fast as Limits.Rate
+	patience      = 30 * time.Second // for a turn
 	operationTime = 15 * time.Second // for the TPM, after that
 )
 
 // sources is how many addresses may wait for a turn: as many as have theirs in time.
-func (l Limits) sources() int { return max(1, int(l.Rate*patience.Seconds())) }
+func (l Limits) sources() int { return max(1, int(l.Rate*turnTime.Seconds())) }

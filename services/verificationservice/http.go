@@ -87,9 +87,6 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) (string, erro
 	case err != nil:
 		return "", attestation.Refuse(attestation.ReasonMalformed, "what was posted could not be read")
 	}
-	// The time to send a request is over; a caller who waits for a turn sends nothing,
-	// and would be taken for gone.
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(responseLimit))
 	return strings.TrimSpace(string(data)), nil
 }
 
