@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package steps
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	api "github.com/constellation-os/constellation/services/api/bootstrapper"
+)
+
+// Units of the control plane.
+const (
+	KubeadmFilesService  = "kubeadm-files.service"  // kubeadm makes certificates, configuration and static pods
+	KubeadmFinishService = "kubeadm-finish.service" // kubeadm does what needs the API server
+	KubeletService       = "kubelet.service"
+)
+
+const (
+	// KubeletGate is a file without which kubelet.service does not start: kubeadm tries to
+	// start it before what it has made is sure to be on the disk.
+	KubeletGate = "/run/constellation/kubelet"
+	// FilesMark is the journal's mark that what kubeadm made is on the disk, whole.
+	FilesMark = "control-plane-files"
+)
+
+// Marks are what the journal on the state disk remembers beyond steps.
+type Marks interface {
+	// Marked says whether the disk has the mark.
+	Marked(mark string) bool
+	// Mark makes sure that everything written to the disk so far is on it, then sets the mark.
+	Mark(mark string) error
+}
+
+// KubernetesFiles are Kubernetes' own, on the state disk.
+type KubernetesFiles interface {
+	// Empty removes what is below /etc/kubernetes.
+	Empty() error
+	// Certify makes KeyService's certificate, of the cluster's authority, unless there is
+	// one that is good for long enough.
+	Certify() (Outcome, error)
+}
+
+// ControlPlane has kubeadm make the control plane's files, once, and starts kubelet.
+//
+// Before the mark nothing has run with these files, and a power cut may have left any
+// of them empty: they are made anew. After it they are never made again.
+type ControlPlane struct {
+	Units      Units
+	Files      Files
+	Kubernetes KubernetesFiles
+	Marks      Marks
+	// Render makes kubeadm's configuration and the files that it names, by their paths.
+	Render func() (map[string][]byte, error)
+}
+
+// ID implements [Step].
+func (*ControlPlane) ID() api.Step { return api.Step_STEP_CONTROL_PLANE }
+
+// Run implements [Step].
+func (c *ControlPlane) Run(ctx context.Context, report Report) (Outcome, error) {
+	made := c.Marks.Marked(FilesMark)
+	if !made {
+		if err := c.Kubernetes.Empty(); err != nil {
+			return Done, fmt.Errorf("remove what an earlier attempt has left: %w", err)
+		}
+	}
+	outcome, err := c.configure()
+	if err != nil {
+		return outcome, err
+	}
+	if !made {
+		outcome = Done
+		report("certificates and static pods", 0, 0)
+		if err := c.Units.Start(ctx, KubeadmFilesService); err != nil {
+			return outcome, fmt.Errorf("make the control plane's files: %w", err)
+		}
+		if err := c.Marks.Mark(FilesMark); err != nil {
+			return outcome, err
+		}
+	}
+	certified, err := c.Kubernetes.Certify()
+	if err != nil {
+		return outcome, fmt.Errorf("make KeyService's certificate: %w", err)
+	}
+	gate, err := c.Files.Write(KubeletGate, []byte("open\n"))
+	if err != nil {
+		return outcome, err
+	}
+	report("kubelet", 0, 0)
+	started, err := ensure(ctx, c.Units, KubeletService)
+	return both(both(outcome, certified), both(gate, started)), err
+}
+
+// configure writes kubeadm's configuration and what it names. Some of it is in memory,
+// and gone after a reboot.
+func (c *ControlPlane) configure() (Outcome, error) {
+	files, err := c.Render()
+	if err != nil {
+		return Done, fmt.Errorf("make kubeadm's configuration: %w", err)
+	}
+	outcome := Skipped
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		written, err := c.Files.Write(path, files[path])
+		if err != nil {
+			return Done, err
+		}
+		outcome = both(outcome, written)
+	}
+	return outcome, nil
+}
