@@ -21,7 +21,7 @@ import (
 )
 
 func main() {
-	path := flag.String("config", "/etc/constellation/secretsprovider.json", "configuration file")
+	path := flag.String("config", "/run/constellation/secretsprovider.json", "configuration file")
 	flag.Parse()
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stdout, nil)))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
