@@ -48,7 +48,7 @@ func serve(t *testing.T, node *attestationtest.Device) (address string, stop fun
 	l := listen(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- New(image).Serve(ctx, l, channel(t, node)) }()
+	go func() { ended <- New(ctx, options(t)).Serve(ctx, l, channel(t, node)) }()
 	t.Cleanup(cancel)
 	return l.Addr().String(), func() error { cancel(); return <-ended }
 }
@@ -113,7 +113,7 @@ func TestAnotherNodeIsRefused(t *testing.T) {
 func TestOnlyAttestedChannels(t *testing.T) {
 	for name, c := range map[string]credentials.TransportCredentials{"nothing": nil, "plaintext": insecure.NewCredentials(), "TLS": credentials.NewTLS(nil)} {
 		t.Run(name, func(t *testing.T) {
-			err := New(image).Serve(t.Context(), listen(t), c)
+			err := New(t.Context(), options(t)).Serve(t.Context(), listen(t), c)
 			if err == nil || !strings.Contains(err.Error(), "attested channel only") {
 				t.Errorf("got %v", err)
 			}

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bootstrapper is the first service of a node. It only wires: the machine's
-// TPM to the attested channel, the channel to the service.
+// TPM to the attested channel, the channel to the service, the service to the steps and
+// those to the machine.
 package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,14 +16,25 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
+	"google.golang.org/grpc"
 
 	"github.com/constellation-os/constellation/attestation/atls"
 	"github.com/constellation-os/constellation/attestation/tpm"
+	api "github.com/constellation-os/constellation/services/api/bootstrapper"
+	"github.com/constellation-os/constellation/services/api/diskmapper"
 	"github.com/constellation-os/constellation/services/bootstrapper"
+	"github.com/constellation-os/constellation/services/bootstrapper/journal"
+	"github.com/constellation-os/constellation/services/bootstrapper/node"
+	"github.com/constellation-os/constellation/services/diskmapper/client"
+	"github.com/constellation-os/constellation/services/keyservice/hardening"
+	"github.com/constellation-os/constellation/services/provider"
+	"github.com/constellation-os/constellation/services/provider/qemu"
 )
 
 // Where Linux has what the service reads.
@@ -29,7 +42,30 @@ const (
 	tpmDevice = "/dev/tpmrm0"
 	eventLog  = "/sys/kernel/security/tpm0/binary_bios_measurements"
 	osRelease = "/usr/lib/os-release"
+	root      = "/"
 )
+
+// Where the node's journal is: until a reboot, and on the state disk.
+const (
+	bootJournal = "/run/constellation/bootstrapper/journal.json"
+	stateFolder = "/var/lib"
+	diskJournal = stateFolder + "/constellation/journal.json"
+)
+
+// The end of the node's journal that comes with an error.
+const (
+	maxLogs  = 64 << 10
+	logsTime = time.Minute
+)
+
+// providers are what the flavours of the image run on.
+var providers = map[string]func() provider.Provider{
+	"qemu":       func() provider.Provider { return qemu.New() },
+	"qemu-debug": func() provider.Provider { return qemu.New() },
+}
+
+// kubernetes are Kubernetes' files on this machine.
+var kubernetes = &node.Kubernetes{Root: root, Now: time.Now}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -42,6 +78,10 @@ func main() {
 }
 
 func run(ctx context.Context, log *slog.Logger) error {
+	// The master secret passes through here.
+	if err := hardening.NoDumps(); err != nil {
+		return err
+	}
 	release, err := os.ReadFile(osRelease)
 	if err != nil {
 		return fmt.Errorf("read which image this is: %w", err)
@@ -49,6 +89,10 @@ func run(ctx context.Context, log *slog.Logger) error {
 	image, err := bootstrapper.ParseOSRelease(release)
 	if err != nil {
 		return err
+	}
+	surroundings, ok := providers[image.Flavour]
+	if !ok {
+		return fmt.Errorf("the flavour %q of the image is unknown", image.Flavour)
 	}
 	device, err := linuxtpm.Open(tpmDevice)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -71,11 +115,80 @@ func run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	server, disk, err := service(ctx, image, surroundings())
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
 	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady+"\nSTATUS=Waiting on port "+strconv.Itoa(bootstrapper.Port)); err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
 	fmt.Printf("Waiting for the owner on port %d\n", bootstrapper.Port)
-	return bootstrapper.New(image).Serve(ctx, listener, channel)
+	go watch(ctx, server)
+	go hint(ctx, server, &node.Mapper{Conn: disk})
+	return server.Serve(ctx, listener, channel)
+}
+
+// service makes the service, and the connection to the diskmapper.
+func service(ctx context.Context, image bootstrapper.Image, surroundings provider.Provider) (*bootstrapper.Server, *grpc.ClientConn, error) {
+	j, err := journal.Open(journal.File(bootJournal), journal.File(diskJournal), func() error { return node.Sync(stateFolder) })
+	if err != nil {
+		return nil, nil, err
+	}
+	disk, err := client.Dial(client.Socket)
+	if err != nil {
+		return nil, nil, err
+	}
+	units := &node.Systemd{Systemctl: "/usr/bin/systemctl", Journalctl: "/usr/bin/journalctl"}
+	return bootstrapper.New(ctx, bootstrapper.Options{
+		Image: image,
+		Owner: func(ctx context.Context) (*[sha256.Size]byte, error) {
+			self, err := surroundings.Self(ctx)
+			return self.InitSecretHash, err
+		},
+		Journal: j, Check: check, Steps: founding(j, disk, units), Kubeconfig: kubernetes.Admin, Logs: logs(units),
+		Say: func(line string) { fmt.Println(line) },
+	}), disk, nil
+}
+
+// watch tells systemd, if it wants to know, that the service lives: that it can still
+// say what its status is.
+func watch(ctx context.Context, s *bootstrapper.Server) {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		return
+	}
+	ticker := time.NewTicker(interval / 3)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if status, err := s.Status(ctx, &api.StatusRequest{}); err == nil {
+				_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog+"\nSTATUS="+oneLine(status.GetMessage()))
+			}
+		}
+	}
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// hint says whose disk the machine has, which tells a node that was rebooted from a new one.
+func hint(ctx context.Context, s *bootstrapper.Server, mapper *node.Mapper) {
+	found, err := mapper.Inspect(ctx)
+	if err != nil {
+		s.Hint("Waiting for the owner's Init; the state disk cannot be looked at: " + err.Error())
+		return
+	}
+	switch found.GetKind() {
+	case diskmapper.Kind_KIND_FRESH:
+		s.Hint("Waiting for the owner's Init; the state disk is blank")
+	case diskmapper.Kind_KIND_OURS:
+		s.Hint("Waiting for the owner's Init; the state disk " + found.GetUuid() + " is that of a node: the Init that made it one continues")
+	default:
+		s.Hint("Waiting for the owner's Init, which will fail: the state disk cannot be used: " + found.GetDetail())
+	}
 }
 
 // observe logs handshakes that failed: gRPC keeps their reasons to itself.

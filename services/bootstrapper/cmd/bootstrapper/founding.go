@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net/netip"
+
+	"github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
+	"google.golang.org/grpc"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/constellation-os/constellation/kubernetes/componentset"
+	"github.com/constellation-os/constellation/kubernetes/kubeadm"
+	"github.com/constellation-os/constellation/kubernetes/manifests"
+	"github.com/constellation-os/constellation/services/bootstrapper"
+	"github.com/constellation-os/constellation/services/bootstrapper/journal"
+	"github.com/constellation-os/constellation/services/bootstrapper/node"
+	"github.com/constellation-os/constellation/services/bootstrapper/steps"
+)
+
+// What a node needs of a component set, beyond the images of its manifests.
+var (
+	neededImages   = []string{"kubernetes", "etcd", "pause"}
+	neededPrograms = []string{"kubelet", "kubeadm"}
+)
+
+// check refuses what the steps would fail with, before anything has happened.
+func check(r *bootstrapper.Request) error {
+	set, err := componentset.Parse(r.ComponentSet)
+	if err != nil {
+		return fmt.Errorf("component_set: %w", err)
+	}
+	for _, name := range append(manifests.Images(), neededImages...) {
+		if _, ok := set.Image(name); !ok {
+			return fmt.Errorf("component_set: it has no image %s", name)
+		}
+	}
+	for _, name := range neededPrograms {
+		program, ok := set.Program(name)
+		if want := "bin/" + name; !ok || program.InstallPath != want {
+			return fmt.Errorf("component_set: it has no program %s to be installed as %s", name, want)
+		}
+	}
+	if _, err := configuration(r, set, node.Address); err != nil {
+		return err
+	}
+	_, err = services(r, set)
+	return err
+}
+
+// configuration is kubeadm's.
+func configuration(r *bootstrapper.Request, set *componentset.Set, address func() (netip.Addr, error)) (map[string][]byte, error) {
+	a, err := address()
+	if err != nil {
+		return nil, err
+	}
+	return kubeadm.Render(kubeadm.Parameters{
+		NodeName: r.NodeName, NodeAddress: a.String(), Endpoint: r.Endpoint, APIServerNames: r.APIServerNames, ClusterName: r.ClusterName,
+		PodNetwork: r.Network.Pods.String(), ServiceNetwork: r.Network.Services.String(),
+		KubernetesVersion: set.Kubernetes, Images: set.References(), SingleNode: singleNode,
+	})
+}
+
+// services are the cluster's own.
+func services(r *bootstrapper.Request, set *componentset.Set) ([]*unstructured.Unstructured, error) {
+	return manifests.Render(manifests.Parameters{
+		Images: set.References(), Endpoint: r.Endpoint, SingleNode: singleNode,
+		PodNetwork: r.Network.Pods.String(), ServiceNetwork: r.Network.Services.String(),
+	})
+}
+
+// singleNode: no other node can join yet, so the first one runs everybody's pods.
+const singleNode = true
+
+// founding makes the steps of a cluster's first node.
+func founding(j *journal.Journal, disk grpc.ClientConnInterface, units *node.Systemd) func(*bootstrapper.Request) ([]steps.Step, error) {
+	return func(r *bootstrapper.Request) ([]steps.Step, error) {
+		set, err := componentset.Parse(r.ComponentSet)
+		if err != nil {
+			return nil, err
+		}
+		delivery := &node.Delivery{Set: set, Sources: r.Sources}
+		files := node.Files(root)
+		cluster := &node.Cluster{Root: root, Node: r.NodeName, Address: node.Address, Objects: func() ([]*unstructured.Unstructured, error) {
+			return services(r, set)
+		}}
+		return []steps.Step{
+			&steps.Lock{Register: &node.Register{Open: openTPM}, Cluster: r.Cluster},
+			&steps.Disk{Mapper: &node.Mapper{Conn: disk}, Units: units, Keyring: r.Keyring, NewUUID: newUUID, Settle: j.Settle},
+			&steps.Components{Delivery: delivery},
+			&steps.Runtime{Units: units, Delivery: delivery},
+			&steps.Secrets{Files: files, Units: units, Keyring: r.Keyring},
+			&steps.ControlPlane{Units: units, Files: files, Kubernetes: kubernetes, Marks: j, Render: func() (map[string][]byte, error) {
+				return configuration(r, set, node.Address)
+			}},
+			&steps.APIServer{Cluster: cluster, Units: units},
+			&steps.Services{Cluster: cluster, Units: units, Marks: j},
+			&steps.Node{Cluster: cluster},
+		}, nil
+	}
+}
+
+func openTPM() (transport.TPMCloser, error) { return linuxtpm.Open(tpmDevice) }
+
+// newUUID makes a random UUID (RFC 9562, section 5.4).
+func newUUID() (string, error) {
+	var b [16]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return "", err
+	}
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]), nil
+}
+
+// logs returns the end of the node's journal, of the units that have a part in this.
+func logs(units *node.Systemd) func(context.Context) []byte {
+	return func(ctx context.Context) []byte {
+		ctx, cancel := context.WithTimeout(ctx, logsTime)
+		defer cancel()
+		text, err := units.Logs(ctx, maxLogs, "bootstrapper.service", "diskmapper.service", "state*", "dev-mapper-state*", "var.mount", "opt.mount", "etc-*",
+			steps.ContainerdService, steps.SecretsProviderService, "kubeadm-*", steps.KubeletService)
+		if err != nil {
+			return []byte(err.Error())
+		}
+		return text
+	}
+}
