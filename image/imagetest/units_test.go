@@ -19,7 +19,10 @@ import (
 var update = flag.Bool("update", false, "write the golden file of the units' exposure")
 
 // ownUnits are the services of this repository.
-var ownUnits = []string{"bootstrapper.service", "containerd.service", "diskmapper.service", "measurementreader.service"}
+var ownUnits = []string{
+	"bootstrapper.service", "containerd.service", "diskmapper.service", "kubeadm-files.service", "kubeadm-finish.service", "kubelet.service",
+	"measurementreader.service", "secretsprovider.service",
+}
 
 const (
 	libraries = "usr/lib/x86_64-linux-gnu"
