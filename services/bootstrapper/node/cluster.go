@@ -10,9 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -35,24 +33,22 @@ const (
 
 // Cluster is the cluster as this node's own API server has it.
 type Cluster struct {
-	// Root is what paths are below: "/", but for tests.
-	Root string
+	// Config is that of a client of the API server with all rights.
+	Config func() (*rest.Config, error)
 	// Node is this node's name.
 	Node string
-	// Address is where the node's API server listens.
-	Address func() (netip.Addr, error)
 	// Objects are the cluster's own services.
 	Objects func() ([]*unstructured.Unstructured, error)
 }
 
-// config is that of the administrator which kubeadm makes for emergencies, and which
-// needs no rights to be there yet. It asks the API server of this node.
-func (c *Cluster) config() (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(c.Root, superAdminConfig))
+// LocalConfig is the configuration that kubeadm makes for emergencies, and which needs
+// no rights to be there yet. It is for the API server of this node.
+func LocalConfig() (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", superAdminConfig)
 	if err != nil {
 		return nil, err
 	}
-	address, err := c.Address()
+	address, err := Address()
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +60,7 @@ func (c *Cluster) config() (*rest.Config, error) {
 
 // get asks for a path of the API.
 func (c *Cluster) get(ctx context.Context, path, query string) (code int, body []byte, err error) {
-	config, err := c.config()
+	config, err := c.Config()
 	if err != nil {
 		return 0, nil, err
 	}
@@ -163,7 +159,7 @@ func (c *Cluster) withObjects(ctx context.Context, report steps.Report,
 	if err != nil {
 		return err
 	}
-	config, err := c.config()
+	config, err := c.Config()
 	if err != nil {
 		return err
 	}

@@ -42,19 +42,25 @@ func (s *Systemd) Active(ctx context.Context, unit string) (bool, string, error)
 	if err != nil {
 		return false, "", err
 	}
+	active, state := parseState(out)
+	return active, state, nil
+}
+
+// parseState reads what "systemctl show" says of a unit.
+func parseState(shown string) (active bool, state string) {
 	p := map[string]string{}
-	for line := range strings.Lines(out) {
+	for line := range strings.Lines(shown) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		p[key] = value
 	}
-	state := p["ActiveState"] + ", " + p["SubState"]
+	state = p["ActiveState"] + ", " + p["SubState"]
 	if result := p["Result"]; result != "" && result != "success" {
 		state += ", " + result + " (status " + p["ExecMainStatus"] + ")"
 	}
 	if p["ConditionResult"] == "no" {
 		state += ", a condition of the unit is not met"
 	}
-	return p["ActiveState"] == "active", state, nil
+	return p["ActiveState"] == "active", state
 }
 
 func (s *Systemd) run(ctx context.Context, args ...string) (string, error) {

@@ -85,7 +85,7 @@ func founding(j *journal.Journal, disk grpc.ClientConnInterface, units *node.Sys
 		}
 		delivery := &node.Delivery{Set: set, Sources: r.Sources}
 		files := node.Files(root)
-		cluster := &node.Cluster{Root: root, Node: r.NodeName, Address: node.Address, Objects: func() ([]*unstructured.Unstructured, error) {
+		cluster := &node.Cluster{Config: node.LocalConfig, Node: r.NodeName, Objects: func() ([]*unstructured.Unstructured, error) {
 			return services(r, set)
 		}}
 		return []steps.Step{
