@@ -6,44 +6,13 @@ package e2e
 
 import (
 	"bufio"
-	"context"
-	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/constellation-os/constellation/cli/local/machine"
 )
-
-// childEnv makes this test binary a program that runs one machine: its value is
-// the disk, the firmware's halves follow as arguments.
-const childEnv = "E2E_CHILD_DISK"
-
-// running is what the child prints once its machine runs.
-const running = "running"
-
-// child runs a machine until it is interrupted.
-func child() int {
-	// Bazel's test binaries come with an opinion about SIGTERM; programs do not.
-	signal.Reset()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	args := os.Args[len(os.Args)-2:]
-	m, err := machine.Start(ctx, machine.Config{
-		Disk: os.Getenv(childEnv), Firmware: machine.Firmware{Code: args[0], Vars: args[1]},
-	})
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	fmt.Println(running)
-	<-m.Done()
-	return 0
-}
 
 // TestNothingOutlivesItsOwner ends a program that runs a machine in three ways
 // and waits for the end of every process that it had started.

@@ -110,6 +110,9 @@ func boot(t testing.TB, c machine.Config) (*measurements.Observed, error) {
 		return nil, err
 	}
 	m.Stop()
+	if bytes.Contains(m.ConsoleTail(), []byte("[FAILED]")) && !c.TPM.Absent {
+		t.Errorf("a unit failed:\n%s", machine.LastLines(m.ConsoleTail(), 40))
+	}
 	t.Logf("%5.1f s: report of %d bytes", time.Since(m.Started()).Seconds(), len(line))
 	observed, err := measurements.ParseObserved(line)
 	if err != nil {

@@ -5,16 +5,20 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/constellation-os/constellation/cli/local/machine"
 )
 
 // campaign adds the rare cases.
@@ -65,6 +69,32 @@ func run(m *testing.M) int {
 		code = 1
 	}
 	return code
+}
+
+// childEnv makes this test binary a program that runs one machine: its value is
+// the disk, the firmware's halves follow as arguments.
+const childEnv = "E2E_CHILD_DISK"
+
+// running is what the child prints once its machine runs.
+const running = "running"
+
+// child runs a machine until it is interrupted.
+func child() int {
+	// Bazel's test binaries come with an opinion about SIGTERM; programs do not.
+	signal.Reset()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	args := os.Args[len(os.Args)-2:]
+	m, err := machine.Start(ctx, machine.Config{
+		Disk: os.Getenv(childEnv), Firmware: machine.Firmware{Code: args[0], Vars: args[1]},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println(running)
+	<-m.Done()
+	return 0
 }
 
 // resolve makes a path in the environment absolute.

@@ -10,7 +10,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
+	"time"
 )
 
 // Limits of what a guest may send on a port.
@@ -36,16 +38,40 @@ func socketPair(name string) (net.Conn, *os.File, error) {
 	return conn, theirs, nil
 }
 
-// A port receives the lines that the guest writes to one virtio-serial port.
+// A port receives the lines that the guest writes to one virtio-serial port, and
+// sends what the guest shall read there.
 type port struct {
 	lines chan []byte
 	err   error // why lines was closed, valid once it is
+
+	sending sync.Mutex
+	conn    net.Conn
 }
 
-func newPort(conn io.Reader) *port {
-	p := &port{lines: make(chan []byte, maxPortLines)}
+func newPort(conn net.Conn) *port {
+	p := &port{lines: make(chan []byte, maxPortLines), conn: conn}
 	go p.receive(conn)
 	return p
+}
+
+func (p *port) send(ctx context.Context, data []byte) error {
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		_ = p.conn.SetWriteDeadline(time.Unix(1, 0)) // else the write takes as long as it takes
+	})
+	defer func() {
+		if !stop() {
+			<-interrupted
+			_ = p.conn.SetWriteDeadline(time.Time{})
+		}
+	}()
+	if _, err := p.conn.Write(data); err != nil {
+		return errors.Join(ctx.Err(), err)
+	}
+	return nil
 }
 
 func (p *port) receive(conn io.Reader) {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -314,6 +315,19 @@ func (m *Machine) Line(ctx context.Context, name string) ([]byte, error) {
 		return nil, fmt.Errorf("await a line on port %s: %w", name, err)
 	}
 	return line, nil
+}
+
+// Send writes a line to the guest on the port of that name. It waits until the guest
+// has made room for it.
+func (m *Machine) Send(ctx context.Context, name string, line []byte) error {
+	p := m.ports[name]
+	if p == nil {
+		return fmt.Errorf("machine %s has no port %q", m.name, name)
+	}
+	if err := p.send(ctx, append(slices.Clone(line), '\n')); err != nil {
+		return fmt.Errorf("write to port %s: %w", name, err)
+	}
+	return nil
 }
 
 // ConsoleTail returns the end of what the serial console showed.
