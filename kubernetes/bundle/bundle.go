@@ -55,6 +55,8 @@ var (
 	ErrMissing = errors.New("missing")
 	// ErrSize says that content is longer or shorter than it must be.
 	ErrSize = errors.New("wrong size")
+	// ErrUnlisted says that an image is missing in index.json, where other tools look.
+	ErrUnlisted = errors.New("index.json does not list it")
 	// ErrContent says that content is not what its digest says.
 	ErrContent = errors.New("the content is not that of its digest")
 )
@@ -87,7 +89,14 @@ func Open(dir string) (*Bundle, error) {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, SetFile), err)
 	}
 	var faults []error
+	listed, err := b.readIndex()
+	if err != nil {
+		return nil, err
+	}
 	for _, c := range b.set.Images() {
+		if !listed[c.Digest] {
+			faults = append(faults, &Fault{Component: c.Name, Digest: c.Digest, Err: ErrUnlisted})
+		}
 		img, found := b.openImage(c)
 		b.images[c.Name] = img
 		faults = append(faults, found...)
@@ -108,6 +117,23 @@ func (b *Bundle) readLayout() error {
 		return fmt.Errorf("%w: %s is not that of an OCI image layout %s", ErrNotABundle, v1.ImageLayoutFile, v1.ImageLayoutVersion)
 	}
 	return nil
+}
+
+// readIndex returns the digests of the manifests that other tools find in the layout.
+func (b *Bundle) readIndex() (map[string]bool, error) {
+	data, err := readBounded(filepath.Join(b.dir, v1.ImageIndexFile), maxIndex)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotABundle, err)
+	}
+	var index v1.Index
+	if err := strictjson.Decode(data, &index); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrNotABundle, v1.ImageIndexFile, err)
+	}
+	listed := map[string]bool{}
+	for _, d := range index.Manifests {
+		listed[string(d.Digest)] = true
+	}
+	return listed, nil
 }
 
 // openImage checks an image's manifest, and that the rest of it is there.

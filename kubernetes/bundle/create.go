@@ -36,12 +36,11 @@ type ImageContent struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 	// Layers are files of tar archives, compressed by zstd, the lowest first.
-	Layers     []string          `json:"layers"`
-	Entrypoint []string          `json:"entrypoint"`
-	Env        []string          `json:"env"`
-	User       string            `json:"user"`
-	WorkingDir string            `json:"working_dir"`
-	Labels     map[string]string `json:"labels"`
+	Layers     []string `json:"layers"`
+	Entrypoint []string `json:"entrypoint"`
+	Env        []string `json:"env"`
+	// User is UID:GID.
+	User string `json:"user"`
 }
 
 // ProgramContent is a file of an image that nodes run.
@@ -119,7 +118,7 @@ func (b *Bundle) createImage(c ImageContent) (v1.Descriptor, *oci.Manifest, erro
 	config := v1.Image{
 		Created:  &epoch,
 		Platform: v1.Platform{Architecture: "amd64", OS: "linux"},
-		Config:   v1.ImageConfig{User: c.User, Env: c.Env, Entrypoint: c.Entrypoint, WorkingDir: c.WorkingDir, Labels: c.Labels},
+		Config:   v1.ImageConfig{User: c.User, Env: c.Env, Entrypoint: c.Entrypoint},
 		RootFS:   v1.RootFS{Type: "layers", DiffIDs: []digest.Digest{}},
 	}
 	manifest := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest, Layers: []v1.Descriptor{}}

@@ -3,6 +3,7 @@
 package bundle
 
 import (
+	"archive/tar"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,51 +17,136 @@ import (
 
 	"github.com/constellation-os/constellation/kubernetes/componentset"
 	"github.com/constellation-os/constellation/kubernetes/oci"
+	"github.com/constellation-os/constellation/measurements/strictjson"
 )
 
 // Verify reads all content of the bundle and checks every digest and size, of images
-// and of the programs in them. Its error joins all that is wrong, each a *Fault.
-// progress may be nil; it is told how many bytes were read, and of what.
+// and of the programs in them, and that layers stay below their root. Its error joins
+// all that is wrong, each a *Fault. progress may be nil; it is told how many bytes
+// were read, and of what.
 func (b *Bundle) Verify(ctx context.Context, progress func(done, total int64, detail string)) error {
 	if progress == nil {
 		progress = func(int64, int64, string) {}
 	}
-	sizes := b.contents()
-	var done int64
-	var faults []error
-	broken := map[string]bool{}
-	seen := map[string]bool{}
+	v := &verification{Bundle: b, progress: progress, sizes: b.contents(), total: b.Size(), results: map[string]error{}}
 	for _, c := range b.set.Images() {
-		img := b.images[c.Name]
-		for _, digest := range img.digests() {
-			if seen[digest] {
-				continue
-			}
-			seen[digest] = true
-			progress(done, b.Size(), c.Name)
-			if err := b.verifyBlob(ctx, digest, sizes[digest]); err != nil {
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				broken[digest] = true
-				faults = append(faults, &Fault{Component: c.Name, Digest: digest, Err: err})
-			}
-			done += sizes[digest]
-		}
+		v.image(ctx, b.images[c.Name])
 	}
-	progress(done, b.Size(), "programs")
 	for _, c := range b.set.Programs() {
-		if img := b.images[c.Image]; slices.ContainsFunc(img.digests(), func(d string) bool { return broken[d] }) {
-			continue // reported already, and not to be read
+		v.program(ctx, c)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	progress(v.total, v.total, "programs")
+	return errors.Join(v.faults...)
+}
+
+type verification struct {
+	*Bundle
+	progress    func(done, total int64, detail string)
+	sizes       map[string]int64
+	done, total int64
+	results     map[string]error // by digest
+	faults      []error
+}
+
+func (v *verification) fault(component, digest string, err error) {
+	v.faults = append(v.faults, &Fault{Component: component, Digest: digest, Err: err})
+}
+
+// image checks what no image before it had.
+func (v *verification) image(ctx context.Context, img *image) {
+	name := img.component.Name
+	for _, digest := range img.digests() {
+		if _, ok := v.results[digest]; ok {
+			continue
 		}
-		if err := b.verifyProgram(ctx, c); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			faults = append(faults, &Fault{Component: c.Name, Digest: c.Digest, Err: err})
+		v.progress(v.done, v.total, name)
+		v.results[digest] = v.verifyBlob(ctx, digest, v.sizes[digest])
+		v.done += v.sizes[digest]
+		if err := v.results[digest]; err != nil {
+			v.fault(name, digest, err)
 		}
 	}
-	return errors.Join(faults...)
+	if v.isBroken(img) {
+		return
+	}
+	diffIDs, err := v.diffIDs(img)
+	if err != nil {
+		v.fault(name, string(img.manifest.Config.Digest), err)
+		return
+	}
+	for i, layer := range img.manifest.Layers {
+		key := string(layer.Digest) + diffIDs[i]
+		if _, ok := v.results[key]; ok {
+			continue
+		}
+		v.results[key] = v.verifyLayer(ctx, layer, diffIDs[i])
+		if err := v.results[key]; err != nil {
+			v.fault(name, string(layer.Digest), err)
+		}
+	}
+}
+
+// isBroken says whether something of an image was reported, so that the rest makes no sense.
+func (v *verification) isBroken(img *image) bool {
+	return slices.ContainsFunc(img.digests(), func(d string) bool { return v.results[d] != nil })
+}
+
+func (v *verification) program(ctx context.Context, c componentset.Component) {
+	if v.isBroken(v.images[c.Image]) {
+		return
+	}
+	if err := v.verifyProgram(ctx, c); err != nil {
+		v.fault(c.Name, c.Digest, err)
+	}
+}
+
+// diffIDs are the digests of the image's layers without their compression, as its configuration has them.
+func (b *Bundle) diffIDs(img *image) ([]string, error) {
+	data, err := readBounded(b.blobPath(string(img.manifest.Config.Digest)), oci.MaxConfig)
+	if err != nil {
+		return nil, err
+	}
+	var config v1.Image
+	if err := strictjson.Decode(data, &config); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	var out []string
+	for _, id := range config.RootFS.DiffIDs {
+		out = append(out, string(id))
+	}
+	if len(out) != len(img.manifest.Layers) {
+		return nil, fmt.Errorf("configuration: %w: %d layers, the manifest has %d", ErrContent, len(out), len(img.manifest.Layers))
+	}
+	return out, nil
+}
+
+// verifyLayer reads a layer as a container runtime does.
+func (b *Bundle) verifyLayer(ctx context.Context, layer v1.Descriptor, diffID string) error {
+	f, err := os.Open(b.blobPath(string(layer.Digest)))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	archive, done, err := oci.Decompress(&interruptible{ctx, f}, layer.MediaType)
+	if err != nil {
+		return err
+	}
+	defer done()
+	sum := sha256.New()
+	plain := io.TeeReader(archive, sum)
+	if err := oci.Walk(plain, func(string, *tar.Header, io.Reader) error { return nil }); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, plain); err != nil {
+		return err
+	}
+	if "sha256:"+hex.EncodeToString(sum.Sum(nil)) != diffID {
+		return fmt.Errorf("decompressed: %w", ErrContent)
+	}
+	return nil
 }
 
 // digests are those of the image's manifest, configuration and layers.

@@ -56,7 +56,7 @@ func fetch(ctx context.Context, set *componentset.Set, blobs *store, o Options) 
 		}
 	}
 	contents := contentsOf(manifests)
-	if err := f.checkSpace(contents, set, o.Root); err != nil {
+	if err := f.checkSpace(contents, set, o); err != nil {
 		return nil, err
 	}
 	f.progress.expect(wanted, contents)
@@ -97,14 +97,14 @@ func contentsOf(manifests map[string]*oci.Manifest) []blob {
 }
 
 // checkSpace refuses what will not fit, before the disk is full of the half of it.
-func (f *fetcher) checkSpace(contents []blob, set *componentset.Set, root string) error {
+func (f *fetcher) checkSpace(contents []blob, set *componentset.Set, o Options) error {
 	var need int64
 	for _, b := range contents {
 		if _, err := os.Stat(f.blobs.path(b.digest)); errors.Is(err, fs.ErrNotExist) {
 			need += b.size - min(b.size, f.blobs.partialSize(b.digest))
 		}
 	}
-	if _, err := os.Stat(setDir(root, set)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(setDir(o.Root, set)); errors.Is(err, fs.ErrNotExist) {
 		sizes := map[string]int64{}
 		for _, c := range set.Programs() {
 			sizes[c.Digest] = c.Size
@@ -113,12 +113,16 @@ func (f *fetcher) checkSpace(contents []blob, set *componentset.Set, root string
 			need += size
 		}
 	}
-	available, err := free(root)
+	measure := free
+	if o.free != nil {
+		measure = o.free
+	}
+	available, err := measure(o.Root)
 	if err != nil {
 		return err
 	}
 	if need > 0 && need+reserve > available {
-		return &SpaceError{Dir: root, Need: need + reserve, Free: available}
+		return &SpaceError{Dir: o.Root, Need: need + reserve, Free: available}
 	}
 	return nil
 }

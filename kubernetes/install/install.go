@@ -24,6 +24,7 @@ package install
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -56,6 +57,10 @@ type Options struct {
 	Stall time.Duration
 	// Transport makes the requests. nil stands for one without proxies.
 	Transport http.RoundTripper
+
+	// disk and free stand for the node's disk in tests of disks that are full.
+	disk func(io.Writer) io.Writer
+	free func(dir string) (int64, error)
 }
 
 // Installed is a set that is complete on this node.
@@ -97,6 +102,9 @@ func Install(ctx context.Context, set *componentset.Set, o Options) (*Installed,
 	blobs, err := openStore(o.Root)
 	if err != nil {
 		return nil, localError(o.Root, err)
+	}
+	if o.disk != nil {
+		blobs.wrap = o.disk
 	}
 	images, err := fetch(ctx, set, blobs, o)
 	if err != nil {

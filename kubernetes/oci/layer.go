@@ -33,32 +33,48 @@ var (
 	ErrNotAFile  = errors.New("not a regular file")
 )
 
-// Walk calls visit for the entries of a layer in their order, with their paths clean
-// and below the root. visit may read the entry's content, and ends the walk with
-// io.EOF.
-func Walk(r io.Reader, mediaType string, visit func(name string, header *tar.Header, content io.Reader) error) error {
-	plain, done, err := decompress(r, mediaType)
-	if err != nil {
-		return err
+// Decompress reads the archive in a layer. done frees what that takes.
+func Decompress(layer io.Reader, mediaType string) (archive io.Reader, done func(), err error) {
+	switch mediaType {
+	case v1.MediaTypeImageLayer:
+		return &bounded{layer, MaxContent}, func() {}, nil
+	case v1.MediaTypeImageLayerGzip:
+		z, err := gzip.NewReader(bufio.NewReader(layer))
+		if err != nil {
+			return nil, nil, fmt.Errorf("layer: %w", err)
+		}
+		return &bounded{z, MaxContent}, func() {}, nil
+	case v1.MediaTypeImageLayerZstd:
+		z, err := zstd.NewReader(layer, zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, nil, fmt.Errorf("layer: %w", err)
+		}
+		return &bounded{z, MaxContent}, z.Close, nil
 	}
-	defer done()
-	archive := tar.NewReader(&bounded{plain, MaxContent})
-	for entries := 0; ; entries++ {
-		header, err := archive.Next()
+	return nil, nil, fmt.Errorf("layer: %w", ErrMediaType)
+}
+
+// Walk calls visit for the entries of a layer's archive in their order, with their
+// paths clean and below the root. visit may read the entry's content, and ends the
+// walk with io.EOF.
+func Walk(archive io.Reader, visit func(name string, header *tar.Header, content io.Reader) error) error {
+	entries := tar.NewReader(archive)
+	for n := 0; ; n++ {
+		header, err := entries.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("layer: %w", err)
 		}
-		if entries == MaxEntries {
+		if n == MaxEntries {
 			return fmt.Errorf("layer: %w: more than %d entries", ErrTooLarge, MaxEntries)
 		}
 		name, err := cleanName(header.Name)
 		if err != nil {
 			return fmt.Errorf("layer: %w", err)
 		}
-		if err := visit(name, header, archive); errors.Is(err, io.EOF) {
+		if err := visit(name, header, entries); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -75,26 +91,6 @@ func cleanName(name string) (string, error) {
 		return "", fmt.Errorf("%.80q: %w", name, ErrWhiteout)
 	}
 	return clean, nil
-}
-
-func decompress(r io.Reader, mediaType string) (io.Reader, func(), error) {
-	switch mediaType {
-	case v1.MediaTypeImageLayer:
-		return r, func() {}, nil
-	case v1.MediaTypeImageLayerGzip:
-		z, err := gzip.NewReader(bufio.NewReader(r))
-		if err != nil {
-			return nil, nil, fmt.Errorf("layer: %w", err)
-		}
-		return z, func() {}, nil
-	case v1.MediaTypeImageLayerZstd:
-		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, nil, fmt.Errorf("layer: %w", err)
-		}
-		return z, z.Close, nil
-	}
-	return nil, nil, fmt.Errorf("layer: %w", ErrMediaType)
 }
 
 // bounded fails once more than so many bytes were read: an archive that is cut off must not look whole.
@@ -137,7 +133,12 @@ func searchLayer(layer v1.Descriptor, wanted map[string]bool, open func(v1.Descr
 		return err
 	}
 	defer r.Close()
-	return Walk(r, layer.MediaType, func(name string, header *tar.Header, content io.Reader) error {
+	archive, done, err := Decompress(r, layer.MediaType)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return Walk(archive, func(name string, header *tar.Header, content io.Reader) error {
 		if !wanted[name] {
 			return nil
 		}
