@@ -10,7 +10,10 @@
         },
     )
 
-makes the label ":containerd". All binaries of one call are built by one `go build`, so that they share compiled
+makes the label ":containerd". Main packages may also be the separate module's own: `srcs` are its files, here and for
+the extension. Bazel's other Go rules leave these files alone, and `# gazelle:ignore` beside them tells Gazelle to.
+
+All binaries of one call are built by one `go build`, so that they share compiled
 packages; Bazel keeps the result until the module, the flags or the Go toolchain changes. The action has no network, no
 cache of its own and no cgo, and its output does not depend on where or when it runs. Building takes all cores that the
 machine has, and is scheduled as such.
@@ -32,6 +35,9 @@ def _go_module_binaries_impl(ctx):
     arguments.add("-gosum", ctx.file.go_sum)
     arguments.add("-proxy", _proxy_folder(ctx.files.modules))
     arguments.add_joined("-tags", ctx.attr.gotags, join_with = ",")
+    folder = ctx.file.go_mod.dirname
+    for source in ctx.files.srcs:
+        arguments.add("-src", source, format = source.path.removeprefix(folder + "/") + "=%s")
     for variable, value in ctx.attr.x_defs.items():
         arguments.add("-x", "{}={}".format(variable, value))
     for output, package in zip(ctx.outputs.outs, ctx.attr.packages):
@@ -40,7 +46,7 @@ def _go_module_binaries_impl(ctx):
         executable = ctx.executable._build,
         arguments = [arguments],
         inputs = depset(
-            [ctx.file.go_mod, ctx.file.go_sum, sdk.go] + ctx.files.modules,
+            [ctx.file.go_mod, ctx.file.go_sum, sdk.go] + ctx.files.srcs + ctx.files.modules,
             transitive = [sdk.srcs, sdk.headers, sdk.tools],
         ),
         outputs = ctx.outputs.outs,
@@ -67,6 +73,7 @@ _go_module_binaries = rule(
         "modules": attr.label(mandatory = True),
         "outs": attr.output_list(mandatory = True),
         "packages": attr.string_list(mandatory = True),
+        "srcs": attr.label_list(allow_files = [".go"]),
         "x_defs": attr.string_dict(),
         "_build": attr.label(
             default = "//tools/gomodule/build",
@@ -77,7 +84,7 @@ _go_module_binaries = rule(
     toolchains = [_GO],
 )
 
-def go_module_binaries(name, go_mod, modules, binaries, go_sum = "go.sum", gotags = [], x_defs = {}, **kwargs):
+def go_module_binaries(name, go_mod, modules, binaries, go_sum = "go.sum", gotags = [], srcs = [], x_defs = {}, **kwargs):
     """Builds main packages of a separate Go module.
 
     Args:
@@ -87,6 +94,7 @@ def go_module_binaries(name, go_mod, modules, binaries, go_sum = "go.sum", gotag
       binaries: main package of each program, by the program's name, which becomes a label.
       go_sum: the module's go.sum.
       gotags: build tags.
+      srcs: Go files of the separate module itself; their folders are below that of go.mod.
       x_defs: values of string variables, as for the linker's -X; "@MODULE" stands for that module's version in go.mod.
       **kwargs: common attributes.
     """
@@ -98,6 +106,7 @@ def go_module_binaries(name, go_mod, modules, binaries, go_sum = "go.sum", gotag
         modules = modules,
         outs = binaries.keys(),
         packages = binaries.values(),
+        srcs = srcs,
         x_defs = x_defs,
         **kwargs
     )

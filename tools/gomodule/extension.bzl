@@ -53,6 +53,10 @@ def _go(ctx, args, environment = {}):
 def _go_module_sources_impl(ctx):
     ctx.symlink(ctx.attr.go_mod, "module/go.mod")
     ctx.symlink(ctx.attr.go_sum, "module/go.sum")
+    for src in ctx.attr.srcs:
+        if src.package != ctx.attr.go_mod.package:
+            fail("{} is not in the package of {}".format(src, ctx.attr.go_mod))
+        ctx.symlink(src, "module/" + src.name)
 
     # Listing the dependencies of the tools fetches the modules that contain them, and no others.
     list_tools = ["list", "-deps", "tool"]
@@ -92,6 +96,7 @@ _go_module_sources = repository_rule(
         "go_sum": attr.label(mandatory = True, allow_single_file = True),
         "goarch": attr.string(mandatory = True),
         "goos": attr.string(mandatory = True),
+        "srcs": attr.label_list(allow_files = True),
     },
     doc = "The modules that the tools of a separate Go module need, as a module proxy would serve them.",
 )
@@ -108,6 +113,7 @@ def _extension_impl(ctx):
                 go_sum = tag.go_mod.relative(":go.sum"),
                 goarch = "amd64",
                 goos = "linux",
+                srcs = tag.srcs,
             )
     return ctx.extension_metadata(
         reproducible = True,
@@ -121,6 +127,7 @@ go_modules = module_extension(
         "module": tag_class(attrs = {
             "name": attr.string(mandatory = True, doc = "name of the repository"),
             "go_mod": attr.label(mandatory = True, doc = "go.mod of the module; go.sum is beside it; its tool lines name the main packages"),
+            "srcs": attr.label_list(doc = "Go files of the module's own main packages, if it has any; they decide what is fetched"),
         }),
     },
 )

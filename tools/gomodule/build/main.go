@@ -4,7 +4,7 @@
 // packages of a pinned Go module, and a folder that serves its requirements like
 // a module proxy, into static programs.
 //
-//	build -go GO -gomod go.mod -gosum go.sum -proxy DIR [-tags LIST] [-x NAME=VALUE]... (PACKAGE OUTPUT)...
+//	build -go GO -gomod go.mod -gosum go.sum -proxy DIR [-src PATH=FILE]... [-tags LIST] [-x NAME=VALUE]... (PACKAGE OUTPUT)...
 //
 // It exists because the go command wants absolute paths, writable caches and an
 // environment, none of which a Bazel action has or should inherit. Everything is
@@ -21,6 +21,8 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+
+	"github.com/constellation-os/constellation/tools/gomodule/gomod"
 )
 
 func main() {
@@ -32,7 +34,7 @@ func main() {
 
 type job struct {
 	goCommand, goMod, goSum, proxy, tags string
-	xDefs                                []string
+	sources, xDefs                       []string
 	packages, outputs                    []string
 }
 
@@ -44,6 +46,10 @@ func run(args []string) error {
 	flags.StringVar(&j.goSum, "gosum", "", "go.sum of the module")
 	flags.StringVar(&j.proxy, "proxy", "", "folder that holds the required modules like a module proxy")
 	flags.StringVar(&j.tags, "tags", "", "build tags, separated by commas")
+	flags.Func("src", "path=file of the module's own source, its path below the module's folder; may be repeated", func(s string) error {
+		j.sources = append(j.sources, s)
+		return nil
+	})
 	flags.Func("x", "variable=value for the linker; may be repeated", func(s string) error {
 		j.xDefs = append(j.xDefs, s)
 		return nil
@@ -79,11 +85,32 @@ func (j *job) build(scratch string) error {
 			return err
 		}
 	}
+	if err := j.copySources(module); err != nil {
+		return err
+	}
 	if err := j.goBuild(scratch, module, binaries); err != nil {
 		return err
 	}
 	for i, p := range j.packages {
 		if err := copyFile(j.outputs[i], filepath.Join(binaries, commandName(p)), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copySources puts the module's own packages beside its go.mod.
+func (j *job) copySources(module string) error {
+	for _, source := range j.sources {
+		name, file, found := strings.Cut(source, "=")
+		if !found || !filepath.IsLocal(name) {
+			return fmt.Errorf("-src %q: want PATH=FILE with a path below the module's folder", source)
+		}
+		to := filepath.Join(module, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if err := copyFile(to, file, 0o644); err != nil {
 			return err
 		}
 	}
@@ -149,17 +176,11 @@ func withVersion(definition, goMod string) (string, error) {
 	if !found {
 		return definition, nil
 	}
-	text, err := os.ReadFile(goMod)
+	version, err := gomod.Version(goMod, module)
 	if err != nil {
 		return "", err
 	}
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
-		if len(fields) >= 2 && fields[0] == module && strings.HasPrefix(fields[1], "v") {
-			return variable + "=" + fields[1], nil
-		}
-	}
-	return "", fmt.Errorf("%s requires no %s", goMod, module)
+	return variable + "=" + version, nil
 }
 
 // commandName is what "go build" calls the program of a package: the last

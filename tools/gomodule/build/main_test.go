@@ -25,20 +25,36 @@ func TestCommandName(t *testing.T) {
 
 func TestWithVersion(t *testing.T) {
 	goMod := filepath.Join(t.TempDir(), "go.mod")
-	const text = "module m\nrequire example.org/one v1.2.3\nrequire (\n\texample.org/two/v2 v2.0.1 // indirect\n)\nreplace example.org/x => ../x\n"
-	if err := os.WriteFile(goMod, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(goMod, []byte("module m\nrequire example.org/one v1.2.3\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for definition, want := range map[string]string{
 		"a.B=plain":                "a.B=plain",
 		"a.B=@example.org/one":     "a.B=v1.2.3",
-		"a.B=@example.org/two/v2":  "a.B=v2.0.1",
 		"a.B=@example.org/missing": "",
-		"a.B=@example.org/x":       "",
 	} {
 		got, err := withVersion(definition, goMod)
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("%s: got %q, %v; want %q", definition, got, err, want)
+		}
+	}
+}
+
+func TestCopySources(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "input")
+	if err := os.WriteFile(file, []byte("package main\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	module := t.TempDir()
+	if err := (&job{sources: []string{"cmd/main.go=" + file}}).copySources(module); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(filepath.Join(module, "cmd", "main.go")); err != nil || string(data) != "package main\n" {
+		t.Errorf("got %q, %v", data, err)
+	}
+	for _, source := range []string{"main.go", "../main.go=" + file, "/main.go=" + file} {
+		if err := (&job{sources: []string{source}}).copySources(module); err == nil || !strings.Contains(err.Error(), "below the module's folder") {
+			t.Errorf("%s: error %v", source, err)
 		}
 	}
 }
