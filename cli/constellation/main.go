@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/constellation-os/constellation/cli/bundle"
 	"github.com/constellation-os/constellation/cli/command"
 	"github.com/constellation-os/constellation/cli/evidence"
 	"github.com/constellation-os/constellation/cli/image"
@@ -19,7 +20,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the first signal asks, the second ends
-	code := command.Run(ctx, command.New(image.Command(), keys.Command(), evidence.Command(), policy.Command()), os.Args[1:], os.Stdout, os.Stderr)
+	code := command.Run(ctx, command.New(bundle.Command(), image.Command(), keys.Command(), evidence.Command(), policy.Command()), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
