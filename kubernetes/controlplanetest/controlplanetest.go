@@ -223,6 +223,20 @@ func (c *Cluster) Stored(t testing.TB, key string) []byte {
 	return answer.KVs[0].Value
 }
 
+// Store has etcd hold a value under a key, as somebody could who can write to it.
+func (c *Cluster) Store(t testing.TB, key string, value []byte) {
+	t.Helper()
+	encode := base64.StdEncoding.EncodeToString
+	resp, err := http.Post(c.etcdURL+"/v3/kv/put", "application/json", strings.NewReader(fmt.Sprintf(`{"key":%q,"value":%q}`, encode([]byte(key)), encode(value))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("etcd: %s", resp.Status)
+	}
+}
+
 func program(t testing.TB, variable string) string {
 	t.Helper()
 	path := os.Getenv(variable)
