@@ -191,15 +191,30 @@ func TestAnonymous(t *testing.T) {
 func TestTokensEnd(t *testing.T) {
 	c, _ := start(t)
 	c.ServiceAccount(t, "default", "a")
-	// What kubelet asks for is an hour and seven seconds; that is how the API server knows it.
-	request := map[string]any{"spec": map[string]any{"expirationSeconds": 3607}}
-	var answer struct {
-		Status struct{ ExpirationTimestamp time.Time }
+	pod := controlplanetest.Named("p")
+	pod["spec"] = map[string]any{"serviceAccountName": "a", "nodeName": "n", "containers": []any{map[string]any{"name": "c", "image": "c"}}}
+	var created struct{ Metadata struct{ UID string } }
+	if err := c.Do(t.Context(), http.MethodPost, "/api/v1/namespaces/default/pods", pod, &created); err != nil {
+		t.Fatal(err)
 	}
+	// What kubelet asks for is an hour and seven seconds; that is how the API server knows it.
+	request := map[string]any{"spec": map[string]any{"expirationSeconds": 3607, "boundObjectRef": map[string]any{
+		"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": created.Metadata.UID,
+	}}}
+	var answer struct{ Status struct{ Token string } }
 	if err := c.Do(t.Context(), http.MethodPost, "/api/v1/namespaces/default/serviceaccounts/a/token", request, &answer); err != nil {
 		t.Fatal(err)
 	}
-	if left := time.Until(answer.Status.ExpirationTimestamp); left > 61*time.Minute {
+	// The answer says an hour whatever the token says.
+	var claims struct{ Exp int64 }
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(answer.Status.Token, ".")[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(time.Unix(claims.Exp, 0)); left < 50*time.Minute || left > 61*time.Minute {
 		t.Errorf("a token for an hour is good for %v", left)
 	}
 }
