@@ -70,7 +70,9 @@ func versions(t *testing.T, c *controlplanetest.Cluster, objects []*unstructured
 	t.Helper()
 	all := map[string]string{}
 	for _, o := range objects {
-		var live struct{ Metadata struct{ ResourceVersion string } }
+		var live struct {
+			Metadata struct{ ResourceVersion string }
+		}
 		if err := c.Do(t.Context(), http.MethodGet, path(t, o), nil, &live); err != nil {
 			t.Fatal(err)
 		}

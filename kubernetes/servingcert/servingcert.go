@@ -43,6 +43,7 @@ var resource = schema.GroupVersionResource{Group: "certificates.k8s.io", Version
 func Run(ctx context.Context, config *rest.Config, nodes Nodes, log *slog.Logger) error {
 	config = rest.CopyConfig(config)
 	config.UserAgent = "constellation"
+	config.Timeout = 0 // would end every watch
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return err
@@ -73,7 +74,7 @@ type approver struct {
 // follow decides on what is there, and then on what comes.
 func (a *approver) follow(ctx context.Context) error {
 	options := metav1.ListOptions{FieldSelector: "spec.signerName=" + signer}
-	list, err := a.client.List(ctx, options)
+	list, err := a.list(ctx, options)
 	if err != nil {
 		return err
 	}
@@ -104,6 +105,12 @@ func (a *approver) follow(ctx context.Context) error {
 	return nil
 }
 
+func (a *approver) list(ctx context.Context, options metav1.ListOptions) (*unstructured.UnstructuredList, error) {
+	ctx, cancel := context.WithTimeout(ctx, maxPause)
+	defer cancel()
+	return a.client.List(ctx, options)
+}
+
 // decide approves or denies a request that is ours to decide on.
 func (a *approver) decide(ctx context.Context, o *unstructured.Unstructured) error {
 	data, err := o.MarshalJSON()
@@ -131,6 +138,8 @@ func (a *approver) decide(ctx context.Context, o *unstructured.Unstructured) err
 	if err := unstructured.SetNestedSlice(o.Object, []any{condition}, "status", "conditions"); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, maxPause)
+	defer cancel()
 	if _, err := a.client.Update(ctx, o, metav1.UpdateOptions{}, "approval"); err != nil {
 		return fmt.Errorf("request %s: %w", o.GetName(), err)
 	}
