@@ -19,7 +19,7 @@ import (
 
 // PKI is a cluster's authority and what it certified, in files.
 type PKI struct {
-	CAFile                        string
+	CAFile, CAKeyFile             string
 	ServerCertFile, ServerKeyFile string
 	AdminCertFile, AdminKeyFile   string
 	TokenKeyFile                  string // signs service-account tokens
@@ -32,7 +32,7 @@ type PKI struct {
 // NewPKI makes one in a folder.
 func NewPKI(t testing.TB, dir string) *PKI {
 	t.Helper()
-	p := &PKI{dir: dir, key: newKey(t), CAFile: filepath.Join(dir, "ca.crt")}
+	p := &PKI{dir: dir, key: newKey(t), CAFile: filepath.Join(dir, "ca.crt"), CAKeyFile: filepath.Join(dir, "ca.key")}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test cluster"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
@@ -45,6 +45,7 @@ func NewPKI(t testing.TB, dir string) *PKI {
 		t.Fatal(err)
 	}
 	writePEM(t, p.CAFile, "CERTIFICATE", der)
+	writeKey(t, p.CAKeyFile, p.key)
 	p.ServerCertFile, p.ServerKeyFile = p.Issue(t, "kube-apiserver", "127.0.0.1", "localhost")
 	p.AdminCertFile, p.AdminKeyFile = p.issue(t, "admin", pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}}, nil)
 	p.TokenKeyFile = filepath.Join(dir, "tokens.key")

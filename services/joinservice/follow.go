@@ -49,7 +49,7 @@ type follower struct {
 
 func newFollower(objects reader, p *Policy, m *Metrics, events Recorder, log *slog.Logger) *follower {
 	return &follower{
-		objects: objects, policy: p, metrics: m, events: events, log: audit.New(log),
+		objects: objects, policy: p, metrics: m, events: events, log: audit.New(log), seen: map[string]string{},
 	}
 }
 

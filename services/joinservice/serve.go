@@ -21,6 +21,7 @@ import (
 	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/attestation/atls"
 	"github.com/constellation-os/constellation/kubernetes/kubeclient"
+	"github.com/constellation-os/constellation/kubernetes/servingcert"
 	api "github.com/constellation-os/constellation/services/api/joinservice"
 	"github.com/constellation-os/constellation/services/joinservice/bindings"
 	"github.com/constellation-os/constellation/services/keyservice/client"
@@ -56,6 +57,7 @@ type Service struct {
 	server   *Server
 	follower *follower
 	events   *events
+	kube     *rest.Config
 	keys     *client.Client
 	grpc     *grpc.Server
 	http     *http.Server
@@ -73,22 +75,22 @@ func Listen(c *Config, a Attestation, audit *slog.Logger) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("KeyService: %w", err)
 	}
-	s := &Service{keys: keys}
-	if err := s.build(c, a, kube, audit); err != nil {
+	s := &Service{kube: kube, keys: keys}
+	if err := s.build(c, a, audit); err != nil {
 		keys.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Service) build(c *Config, a Attestation, kube *rest.Config, audit *slog.Logger) error {
+func (s *Service) build(c *Config, a Attestation, audit *slog.Logger) error {
 	metrics := NewMetrics()
 	policy := NewPolicy(a.Technology, a.Judge, nil)
-	nodes, err := bindings.NewKubernetes(kube, bindings.Namespace)
+	nodes, err := bindings.NewKubernetes(s.kube, bindings.Namespace)
 	if err != nil {
 		return err
 	}
-	parameters, err := bindings.NewKubernetes(kube, Namespace)
+	parameters, err := bindings.NewKubernetes(s.kube, Namespace)
 	if err != nil {
 		return err
 	}
@@ -96,7 +98,7 @@ func (s *Service) build(c *Config, a Attestation, kube *rest.Config, audit *slog
 	if err != nil {
 		return err
 	}
-	if s.events, err = newEvents(kube, metrics, host); err != nil {
+	if s.events, err = newEvents(s.kube, metrics, host); err != nil {
 		return err
 	}
 	authority, err := c.authority()
@@ -164,13 +166,18 @@ func (s *Service) Serve(ctx context.Context) error {
 	defer s.server.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	go func() { failed <- s.grpc.Serve(s.grpcListener) }()
 	go func() { failed <- s.http.Serve(s.httpListener) }()
 	writing, endEvents := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { s.follower.run(ctx) })
 	wg.Go(func() { s.events.run(writing) })
+	wg.Go(func() {
+		if err := servingcert.Run(ctx, s.kube, addresses(ctx, s.server.Bindings), slog.Default()); err != nil {
+			failed <- err
+		}
+	})
 	var err error
 	select {
 	case err = <-failed:
