@@ -24,6 +24,8 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/constellation-os/constellation/measurements"
+	"github.com/constellation-os/constellation/measurements/artifacttest"
+	"github.com/constellation-os/constellation/measurements/tcg"
 )
 
 // Authority is a folder with swtpm_localca's keys.
@@ -151,6 +153,18 @@ func socketPair(t testing.TB, path string) (net.Conn, *os.File) {
 		t.Fatal(err)
 	}
 	return conn, file
+}
+
+// Boot extends a TPM's registers as a machine's boot according to p would, and returns
+// the firmware's event log.
+func Boot(t testing.TB, tpm transport.TPM, p *measurements.Prediction) (log []byte) {
+	t.Helper()
+	events := artifacttest.EventsOf(p)
+	for i, e := range events {
+		Extend(t, tpm, e.PCR, e.Digests)
+		events[i].Type, events[i].Data = tcg.IPL, nil // other tools parse events' data by type, and it is not measured
+	}
+	return artifacttest.Log(measurements.Algorithms(), events...)
 }
 
 // Extend extends a register in both banks.

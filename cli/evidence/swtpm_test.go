@@ -28,7 +28,6 @@ import (
 	"github.com/constellation-os/constellation/measurements"
 	"github.com/constellation-os/constellation/measurements/artifacttest"
 	"github.com/constellation-os/constellation/measurements/predict"
-	"github.com/constellation-os/constellation/measurements/tcg"
 )
 
 var update = flag.Bool("update", false, "record the software TPMs' answers anew")
@@ -62,12 +61,7 @@ func boot(t *testing.T, socket string, p *measurements.Prediction, log string) {
 		t.Fatal(err)
 	}
 	defer device.Close()
-	events := artifacttest.EventsOf(p)
-	for i, e := range events {
-		swtpmtest.Extend(t, device, e.PCR, e.Digests)
-		events[i].Type, events[i].Data = tcg.IPL, nil // other tools parse events' data by type, and it is not measured
-	}
-	write(t, log, artifacttest.Log(measurements.Algorithms(), events...))
+	write(t, log, swtpmtest.Boot(t, device, p))
 }
 
 func write(t *testing.T, path string, data []byte) {
