@@ -52,7 +52,7 @@ func (s *Server) admit(r *Request) (*job, error) {
 		return nil, problem(&api.Problem{Reason: api.Problem_REASON_BUSY, Step: s.status.Step,
 			Advice: "Wait until it has ended; Status says how far it is."}, "another Init is at work")
 	}
-	if err := s.options.Journal.Begin(cluster, fingerprint); err != nil {
+	if err := s.options.Journal.Begin(cluster, fingerprint, r.NodeName); err != nil {
 		r.Keyring.Wipe()
 		return nil, s.refuse(err)
 	}

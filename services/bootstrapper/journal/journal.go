@@ -38,6 +38,8 @@ type Record struct {
 	Format string `json:"format"`
 	// Cluster is the cluster's identity, in hexadecimal.
 	Cluster string `json:"cluster"`
+	// Node is the node's name.
+	Node string `json:"node"`
 	// Request is what the first mark binds to: a hash of the request's settings.
 	Request string   `json:"request,omitempty"`
 	Marks   []string `json:"marks,omitempty"`
@@ -100,6 +102,16 @@ func (j *Journal) Cluster() string {
 	return j.sinceOn.Cluster
 }
 
+// Node is the node's name, or nothing.
+func (j *Journal) Node() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.sinceOn == nil {
+		return ""
+	}
+	return j.sinceOn.Node
+}
+
 // Last is the newest entry since the boot, or nil.
 func (j *Journal) Last() *Entry {
 	j.mu.Lock()
@@ -131,7 +143,7 @@ func (j *Journal) Reached(step api.Step) bool {
 
 // Begin is called before the first step of each attempt. If the node is bound to
 // another cluster, or to another request, the error is ErrOther.
-func (j *Journal) Begin(cluster, request string) error {
+func (j *Journal) Begin(cluster, request, node string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err := j.check(cluster, request); err != nil {
@@ -140,7 +152,7 @@ func (j *Journal) Begin(cluster, request string) error {
 	if j.sinceOn == nil || j.sinceOn.Cluster != cluster {
 		j.sinceOn = &Record{Format: Format, Cluster: cluster}
 	}
-	j.request = request
+	j.request, j.sinceOn.Node = request, node
 	return j.boot.Save(j.sinceOn)
 }
 
@@ -191,6 +203,7 @@ func (j *Journal) Settle() error {
 	case r.Request != "" && r.Request != j.request:
 		return fmt.Errorf("%w: the node became part of this cluster with other settings", ErrOther)
 	}
+	r.Node = j.sinceOn.Node
 	j.forGood = r
 	return j.save()
 }

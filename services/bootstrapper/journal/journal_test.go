@@ -72,7 +72,7 @@ func TestBindsStepByStep(t *testing.T) {
 		t.Error("a new journal has something")
 	}
 	// A cluster that was named binds to nothing before the lock.
-	must(t, j.Begin(other, "a"), j.Note(api.Step_STEP_LOCK, api.Progress_STATE_STARTED, ""), j.Begin(cluster, "a"))
+	must(t, j.Begin(other, "a", "node"), j.Note(api.Step_STEP_LOCK, api.Progress_STATE_STARTED, ""), j.Begin(cluster, "a", "node"))
 	must(t, j.Note(api.Step_STEP_LOCK, api.Progress_STATE_STARTED, ""), j.Note(api.Step_STEP_LOCK, api.Progress_STATE_DONE, ""))
 	wantOther(t, j.Check(other, "a"), "since it booted, the node belongs to cluster 00112233")
 	// Nor does a request before the first mark.
@@ -85,12 +85,12 @@ func TestBindsStepByStep(t *testing.T) {
 
 	t.Run("after a restart", func(t *testing.T) {
 		j := n.open()
-		if j.Cluster() != cluster || !j.Reached(api.Step_STEP_LOCK) || j.Reached(api.Step_STEP_DISK) {
+		if j.Cluster() != cluster || j.Node() != "node" || !j.Reached(api.Step_STEP_LOCK) || j.Reached(api.Step_STEP_DISK) {
 			t.Error("it is forgotten what happened")
 		}
-		wantOther(t, j.Begin(cluster, "b"), "with other settings")
-		wantOther(t, j.Begin(other, "a"), "belongs to cluster")
-		must(t, j.Begin(cluster, "a"), j.Settle())
+		wantOther(t, j.Begin(cluster, "b", "node"), "with other settings")
+		wantOther(t, j.Begin(other, "a", "node"), "belongs to cluster")
+		must(t, j.Begin(cluster, "a", "node"), j.Settle())
 		if !j.Marked("files") {
 			t.Error("the mark is gone")
 		}
@@ -101,11 +101,11 @@ func TestBindsStepByStep(t *testing.T) {
 		if j.Cluster() != "" || j.Marked("files") {
 			t.Error("the disk's journal is read before it can be")
 		}
-		must(t, j.Begin(cluster, "b"))
+		must(t, j.Begin(cluster, "b", "node"))
 		wantOther(t, j.Settle(), "with other settings")
-		must(t, j.Begin(other, "a"))
+		must(t, j.Begin(other, "a", "node"))
 		wantOther(t, j.Settle(), "the state disk belongs to cluster 00112233")
-		must(t, j.Begin(cluster, "a"), j.Settle())
+		must(t, j.Begin(cluster, "a", "node"), j.Settle())
 		if !j.Marked("files") {
 			t.Error("the mark is gone")
 		}
@@ -115,7 +115,7 @@ func TestBindsStepByStep(t *testing.T) {
 func TestMarkNeedsTheDisk(t *testing.T) {
 	n := newNode(t)
 	j, err := Open(n.boot, n.disk, func() error { return errors.New("no space left") })
-	must(t, err, j.Begin(cluster, "a"))
+	must(t, err, j.Begin(cluster, "a", "node"))
 	if err := j.Mark("x"); err == nil || !strings.Contains(err.Error(), "not on the state disk yet") {
 		t.Errorf("marked without a disk: %v", err)
 	}
@@ -138,7 +138,7 @@ func TestBeginsWithoutJournal(t *testing.T) {
 func TestEntries(t *testing.T) {
 	n := newNode(t)
 	j := n.open()
-	must(t, j.Begin(cluster, "a"), j.Settle())
+	must(t, j.Begin(cluster, "a", "node"), j.Settle())
 	for i := range 2 * maxEntries {
 		must(t, j.Fail(api.Step_STEP_DISK, fmt.Sprint(i)))
 	}

@@ -252,3 +252,28 @@ func TestPrograms(t *testing.T) {
 	_, err = output(t.Context(), "/bin/sh", "-c", "echo why >&2; exit 3")
 	wantError(t, err, "why: exit status 3")
 }
+
+func TestPodLogs(t *testing.T) {
+	root := t.TempDir()
+	if got := PodLogs(root, 1000); len(got) != 0 {
+		t.Errorf("without logs: %q", got)
+	}
+	for i, name := range []string{"kube-system_etcd_1/etcd/0.log", "kube-system_kube-apiserver_1/kube-apiserver/0.log", "default_secret_1/x/0.log"} {
+		path := filepath.Join("/var/log/pods", name)
+		if _, err := Files(root).Write(path, []byte(strings.Repeat("an old line\n", 100)+"the last line of "+name+"\n")); err != nil {
+			t.Fatal(err)
+		}
+		when := time.Now().Add(time.Duration(i) * time.Hour)
+		if err := os.Chtimes(filepath.Join(root, path), when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := string(PodLogs(root, 300))
+	if len(got) > 300 || strings.Contains(got, "secret") {
+		t.Errorf("%d bytes: %s", len(got), got)
+	}
+	first, second := strings.Index(got, "the last line of kube-system_kube-apiserver"), strings.Index(got, "the last line of kube-system_etcd")
+	if first < 0 || second < first || !strings.HasPrefix(got, "-- kube-system_kube-apiserver_1/kube-apiserver/0.log\nan old line\n") {
+		t.Errorf("got %s", got)
+	}
+}

@@ -368,7 +368,7 @@ func (m *machine) run(ctx context.Context, ring *keys.Keyring, request string) (
 	if err != nil {
 		return nil, err
 	}
-	if err := j.Begin(fmt.Sprintf("%x", cluster), request); err != nil {
+	if err := j.Begin(fmt.Sprintf("%x", cluster), request, "node"); err != nil {
 		return nil, err
 	}
 	var events []*api.Progress

@@ -121,11 +121,11 @@ func logs(units *node.Systemd) func(context.Context) []byte {
 	return func(ctx context.Context) []byte {
 		ctx, cancel := context.WithTimeout(ctx, logsTime)
 		defer cancel()
-		text, err := units.Logs(ctx, maxLogs, "bootstrapper.service", "diskmapper.service", "state*", "dev-mapper-state*", "var.mount", "opt.mount", "etc-*",
+		text, err := units.Logs(ctx, maxLogs-maxPodLogs, "bootstrapper.service", "diskmapper.service", "state*", "dev-mapper-state*", "var.mount", "opt.mount", "etc-*",
 			steps.ContainerdService, steps.SecretsProviderService, "kubeadm-*", steps.KubeletService)
 		if err != nil {
-			return []byte(err.Error())
+			text = []byte(err.Error() + "\n")
 		}
-		return text
+		return append(text, node.PodLogs(root, maxPodLogs)...)
 	}
 }

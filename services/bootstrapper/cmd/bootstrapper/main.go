@@ -54,8 +54,9 @@ const (
 
 // The end of the node's journal that comes with an error.
 const (
-	maxLogs  = 64 << 10
-	logsTime = time.Minute
+	maxLogs    = 64 << 10
+	maxPodLogs = 16 << 10 // of these, those of the control plane's containers
+	logsTime   = time.Minute
 )
 
 // providers are what the flavours of the image run on.
@@ -115,7 +116,11 @@ func run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	server, disk, err := service(ctx, image, surroundings())
+	j, err := journal.Open(journal.File(bootJournal), journal.File(diskJournal), func() error { return node.Sync(stateFolder) })
+	if err != nil {
+		return err
+	}
+	server, disk, err := service(ctx, image, surroundings(), j)
 	if err != nil {
 		return err
 	}
@@ -125,16 +130,13 @@ func run(ctx context.Context, log *slog.Logger) error {
 	}
 	fmt.Printf("Waiting for the owner on port %d\n", bootstrapper.Port)
 	go watch(ctx, server)
+	go duties(ctx, j, log)
 	go hint(ctx, server, &node.Mapper{Conn: disk})
 	return server.Serve(ctx, listener, channel)
 }
 
 // service makes the service, and the connection to the diskmapper.
-func service(ctx context.Context, image bootstrapper.Image, surroundings provider.Provider) (*bootstrapper.Server, *grpc.ClientConn, error) {
-	j, err := journal.Open(journal.File(bootJournal), journal.File(diskJournal), func() error { return node.Sync(stateFolder) })
-	if err != nil {
-		return nil, nil, err
-	}
+func service(ctx context.Context, image bootstrapper.Image, surroundings provider.Provider, j *journal.Journal) (*bootstrapper.Server, *grpc.ClientConn, error) {
 	disk, err := client.Dial(client.Socket)
 	if err != nil {
 		return nil, nil, err
