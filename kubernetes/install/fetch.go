@@ -131,8 +131,9 @@ func (f *fetcher) checkSpace(contents []blob, set *componentset.Set, o Options) 
 func (f *fetcher) all(ctx context.Context, blobs []blob) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(f.parallel)
+	get := func(b blob) { group.Go(func() error { return f.one(ctx, b) }) }
 	for _, b := range blobs {
-		group.Go(func() error { return f.one(ctx, b) })
+		get(b)
 	}
 	return group.Wait()
 }

@@ -40,13 +40,16 @@ func Load(ctx context.Context, socket string, in *Installed) error {
 	defer client.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0)) // decompression is what takes time
-	for _, c := range in.Set.Images() {
+	load := func(c componentset.Component) {
 		group.Go(func() error {
 			if err := in.loadImage(ctx, client, c); err != nil {
 				return localError(in.Root, fmt.Errorf("load image %s: %w", c.Name, err))
 			}
 			return nil
 		})
+	}
+	for _, c := range in.Set.Images() {
+		load(c)
 	}
 	return group.Wait()
 }
