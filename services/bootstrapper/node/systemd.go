@@ -27,14 +27,21 @@ func (s *Systemd) Start(ctx context.Context, unit string) error {
 	// A unit that failed too often in a short time would not start for that reason.
 	_, _ = s.run(ctx, "reset-failed", "--", unit) // it fails for a unit that was never loaded
 	_, err := s.run(ctx, "start", "--", unit)
-	if err == nil {
+	active, state, stateErr := s.Active(ctx, unit)
+	switch {
+	// What does not start because of a condition is no failure to systemctl.
+	case err == nil && stateErr == nil && !active && strings.HasSuffix(state, unmet):
+		return fmt.Errorf("%s is %s", unit, state)
+	case err == nil:
 		return nil
-	}
-	if _, state, stateErr := s.Active(ctx, unit); stateErr == nil {
+	case stateErr == nil:
 		return fmt.Errorf("%s is %s (%w)", unit, state, err)
 	}
 	return fmt.Errorf("%s: %w", unit, err)
 }
+
+// unmet ends the description of a unit that did not start because of a condition.
+const unmet = "a condition of the unit is not met"
 
 // Active implements steps.Units.
 func (s *Systemd) Active(ctx context.Context, unit string) (bool, string, error) {
@@ -58,7 +65,7 @@ func parseState(shown string) (active bool, state string) {
 		state += ", " + result + " (status " + p["ExecMainStatus"] + ")"
 	}
 	if p["ConditionResult"] == "no" {
-		state += ", a condition of the unit is not met"
+		state += ", " + unmet
 	}
 	return p["ActiveState"] == "active", state
 }
