@@ -28,8 +28,9 @@ var (
 	neededPrograms = []string{"kubelet", "kubeadm"}
 )
 
-// check refuses what the steps would fail with, before anything has happened.
-func check(r *bootstrapper.Request) error {
+// check refuses what the steps would fail with, before anything has happened, on a node
+// with that address.
+func check(r *bootstrapper.Request, address func() (netip.Addr, error)) error {
 	set, err := componentset.Parse(r.ComponentSet)
 	if err != nil {
 		return fmt.Errorf("component_set: %w", err)
@@ -45,7 +46,7 @@ func check(r *bootstrapper.Request) error {
 			return fmt.Errorf("component_set: it has no program %s to be installed as %s", name, want)
 		}
 	}
-	if _, err := configuration(r, set, node.Address); err != nil {
+	if _, err := configuration(r, set, address); err != nil {
 		return err
 	}
 	_, err = services(r, set)

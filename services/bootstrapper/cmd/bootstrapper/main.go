@@ -148,7 +148,9 @@ func service(ctx context.Context, image bootstrapper.Image, surroundings provide
 			self, err := surroundings.Self(ctx)
 			return self.InitSecretHash, err
 		},
-		Journal: j, Check: check, Steps: founding(j, disk, units), Kubeconfig: kubernetes.Admin, Logs: logs(units),
+		Journal: j,
+		Check: func(r *bootstrapper.Request) error { return check(r, node.Address) },
+		Steps: founding(j, disk, units), Kubeconfig: kubernetes.Admin, Logs: logs(units),
 		Say: func(line string) { fmt.Println(line) },
 	}), disk, nil
 }
