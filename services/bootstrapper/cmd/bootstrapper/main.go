@@ -149,8 +149,8 @@ func service(ctx context.Context, image bootstrapper.Image, surroundings provide
 			return self.InitSecretHash, err
 		},
 		Journal: j,
-		Check: func(r *bootstrapper.Request) error { return check(r, node.Address) },
-		Steps: founding(j, disk, units), Kubeconfig: kubernetes.Admin, Logs: logs(units),
+		Check:   func(r *bootstrapper.Request) error { return check(r, node.Address) },
+		Steps:   founding(j, disk, units), Kubeconfig: kubernetes.Admin, Logs: logs(units),
 		Say: func(line string) { fmt.Println(line) },
 	}), disk, nil
 }
