@@ -30,7 +30,7 @@ which never gives its key away (user-managed mode).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(generateCommand(), inspectCommand(), rotateCommand(), retireCommand(), kmsCommand())
+	cmd.AddCommand(generateCommand(), inspectCommand(), rotateCommand(), retireCommand(), kmsCommand(), initSecretCommand())
 	return cmd
 }
 
