@@ -145,12 +145,20 @@ func imageName(i measurements.Image) string {
 	return strings.Join(strings.Fields(i.Name+" "+i.Flavour+" "+i.Version), " ")
 }
 
-// readAuthorities reads every certificate of a PEM file.
-func readAuthorities(cmd *cobra.Command, path string) (out []*x509.Certificate, err error) {
+func readAuthorities(cmd *cobra.Command, path string) ([]*x509.Certificate, error) {
 	data, err := command.ReadInput(cmd, path, maxTextSize)
 	if err != nil {
 		return nil, err
 	}
+	out, err := ParseAuthorities(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return out, nil
+}
+
+// ParseAuthorities reads every certificate of a PEM file.
+func ParseAuthorities(data []byte) (out []*x509.Certificate, err error) {
 	for {
 		block, rest := pem.Decode(data)
 		if block == nil {
@@ -158,26 +166,35 @@ func readAuthorities(cmd *cobra.Command, path string) (out []*x509.Certificate, 
 		}
 		data = rest
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("%s: it has a %q beside certificates", path, block.Type)
+			return nil, fmt.Errorf("it has a %q beside certificates", block.Type)
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, err
 		}
 		out = append(out, c)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%s: no certificate in PEM", path)
+		return nil, errors.New("no certificate in PEM")
 	}
 	return out, nil
 }
 
-// readInventory reads lines of name, role and identity.
-func readInventory(cmd *cobra.Command, path string) (out []policy.Entry, err error) {
+func readInventory(cmd *cobra.Command, path string) ([]policy.Entry, error) {
 	data, err := command.ReadInput(cmd, path, maxTextSize)
 	if err != nil {
 		return nil, err
 	}
+	out, err := ParseInventory(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s%w", path, err)
+	}
+	return out, nil
+}
+
+// ParseInventory reads lines of name, role and identity. Its errors begin with what
+// follows a file's name: ", line 3: " or ": ".
+func ParseInventory(data []byte) (out []policy.Entry, err error) {
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	for n := 1; lines.Scan(); n++ {
 		text, _, _ := strings.Cut(lines.Text(), "#")
@@ -187,15 +204,15 @@ func readInventory(cmd *cobra.Command, path string) (out []policy.Entry, err err
 		}
 		e, err := parseEntry(fields)
 		if err != nil {
-			return nil, fmt.Errorf("%s, line %d: %w", path, n, err)
+			return nil, fmt.Errorf(", line %d: %w", n, err)
 		}
 		out = append(out, e)
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf(": %w", err)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%s: it lists no TPM", path)
+		return nil, errors.New(": it lists no TPM")
 	}
 	return out, nil
 }
