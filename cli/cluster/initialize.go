@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/constellation-os/constellation/measurements/printable"
+	api "github.com/constellation-os/constellation/services/api/bootstrapper"
+)
+
+// InitError is why a node did not do what Init asks for.
+type InitError struct {
+	Reason api.Problem_Reason
+	Step   api.Step
+	// Text says what happened, Advice what can be done: the node's words.
+	Text, Advice string
+	// Journal is the end of the node's journal, after a step failed.
+	Journal []byte
+}
+
+// Limits of what is shown of a node's words, in bytes.
+const (
+	maxWords   = 2000
+	maxJournal = 256 << 10
+)
+
+// Error implements error.
+func (e *InitError) Error() string {
+	text := "init: " + e.Text
+	if e.Step != api.Step_STEP_UNSPECIFIED {
+		text = fmt.Sprintf("init: step %s: %s", StepName(e.Step), e.Text)
+	}
+	if e.Advice != "" {
+		text += "\nwhat to do: " + e.Advice
+	}
+	return text
+}
+
+// StepName is what a step is called.
+func StepName(s api.Step) string {
+	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(s.String(), "STEP_")), "_", "-")
+}
+
+// errCut says that the connection broke, or that another call is still at work: the same
+// call again may find the rest of it.
+type errCut struct {
+	err  error
+	busy bool
+}
+
+func (e *errCut) Error() string { return e.err.Error() }
+func (e *errCut) Unwrap() error { return e.err }
+
+// InitOptions adjust Init. Zero fields take the default named beside them.
+type InitOptions struct {
+	// Progress is told how far the node is.
+	Progress func(*api.Progress)
+	// Cut is told that the connection broke and is tried again.
+	Cut func(error)
+	// Patience is how long a node may be out of reach. Default 3 minutes.
+	Patience time.Duration
+	// Silence is how long a call may go on without a word before it counts as cut.
+	// Default 2 minutes.
+	Silence time.Duration
+}
+
+// Init makes the node the first of a cluster, or finds out how that goes on: after a cut
+// connection it calls again with the same request. Its errors are *InitError,
+// *RefusalError, or about the connection.
+func (n *Node) Init(ctx context.Context, request *api.InitRequest, o InitOptions) (*api.Result, error) {
+	if o.Patience == 0 {
+		o.Patience = 3 * time.Minute
+	}
+	if o.Silence == 0 {
+		o.Silence = 2 * time.Minute
+	}
+	lastSign := time.Now()
+	for {
+		result, err := n.initOnce(ctx, request, o.Silence, func(p *api.Progress) {
+			lastSign = time.Now()
+			if o.Progress != nil {
+				o.Progress(p)
+			}
+		})
+		var cut *errCut
+		switch {
+		case err == nil:
+			return result, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case n.gate.refusal() != nil:
+			return nil, &RefusalError{Address: n.Address, Err: n.gate.refusal()}
+		case !errors.As(err, &cut):
+			return nil, err
+		case cut.busy:
+			lastSign = time.Now()
+		case time.Since(lastSign) > o.Patience:
+			return nil, fmt.Errorf("the node at %s has been out of reach for %v: %w\nwhat to do: run the same command again when it is back: it continues where the node is", n.Address, o.Patience, cut.err)
+		}
+		if o.Cut != nil {
+			o.Cut(cut.err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryInterval):
+			n.conn.ResetConnectBackoff()
+		}
+	}
+}
+
+func (n *Node) initOnce(ctx context.Context, request *api.InitRequest, silence time.Duration, progress func(*api.Progress)) (*api.Result, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	silent := time.AfterFunc(silence, cancel)
+	defer silent.Stop()
+	stream, err := n.client.Init(ctx, request)
+	if err != nil {
+		return nil, initError(err)
+	}
+	for {
+		response, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil, &errCut{err: errors.New("the node ended the call without a result")}
+		}
+		if err != nil {
+			return nil, initError(err)
+		}
+		silent.Reset(silence)
+		switch m := response.Message.(type) {
+		case *api.InitResponse_Progress:
+			progress(m.Progress)
+		case *api.InitResponse_Result:
+			return m.Result, nil
+		}
+	}
+}
+
+// initError makes of a call's error what it is.
+func initError(err error) error {
+	s := status.Convert(err)
+	for _, d := range s.Details() {
+		p, ok := d.(*api.Problem)
+		if !ok {
+			continue
+		}
+		if p.Reason == api.Problem_REASON_BUSY {
+			return &errCut{errors.New(printable.Text(s.Message(), maxWords)), true}
+		}
+		return &InitError{
+			Reason: p.Reason, Step: p.Step, Text: printable.Text(s.Message(), maxWords), Advice: printable.Text(p.Advice, maxWords),
+			Journal: p.Journal[:min(len(p.Journal), maxJournal)],
+		}
+	}
+	text := printable.Text(s.Message(), maxWords)
+	switch s.Code() {
+	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded:
+		return &errCut{err: errors.New(text)}
+	case codes.Unimplemented:
+		return &InitError{Text: "the node's image knows no Init: " + text, Advice: "boot an image of the same version as this program"}
+	}
+	return &InitError{Text: text, Advice: "run the same command again; if it fails again, see the node's console"}
+}

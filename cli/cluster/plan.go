@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/constellation-os/constellation/cli/command"
+	"github.com/constellation-os/constellation/cli/config"
+	"github.com/constellation-os/constellation/cli/progress"
+	"github.com/constellation-os/constellation/keys"
+	"github.com/constellation-os/constellation/keys/initsecret"
+	api "github.com/constellation-os/constellation/services/api/bootstrapper"
+)
+
+// InitPlan says what to initialise, with which files.
+type InitPlan struct {
+	// Config, MasterSecret and InitSecret are files that are read.
+	Config, MasterSecret, InitSecret string
+	// Node is HOST:PORT of the node's bootstrapper, NodeName what it will be called.
+	Node, NodeName string
+	// Kubeconfig is the file that is written, for an API server at Server, HOST:PORT.
+	Kubeconfig, Server string
+}
+
+// Initialise verifies the node, makes it the first of the cluster, and writes the
+// kubeconfig.
+func Initialise(ctx context.Context, r *progress.Reporter, p InitPlan) error {
+	c, err := ReadConfig(p.Config)
+	if err != nil {
+		return err
+	}
+	ring, err := keys.Load(p.MasterSecret)
+	if err != nil {
+		return fmt.Errorf("%w\nwhat to do: make one with \"constellation keys generate\"", err)
+	}
+	defer ring.Wipe()
+	id, err := ring.ClusterID()
+	if err != nil {
+		return err
+	}
+	secret, err := initsecret.Load(p.InitSecret)
+	if err != nil {
+		return err
+	}
+	request, err := InitRequest(c, ring, secret, p.NodeName)
+	if err != nil {
+		return err
+	}
+	defer WipeRequest(request)
+	node, err := verify(ctx, r, c, id[:], p.Node)
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	result, err := node.Init(ctx, request, InitOptions{
+		Progress: func(m *api.Progress) { show(r, m) },
+		Cut:      func(err error) { r.Updatef("init", "the connection broke, trying again: %v", err) },
+	})
+	if err != nil {
+		return err
+	}
+	if hex.EncodeToString(result.ClusterId) != id.String() {
+		return errors.New("the node answers with another cluster's identity")
+	}
+	r.Begin("kubeconfig", "%s", p.Kubeconfig)
+	credentials, err := ParseKubeconfig(result.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	if p.Server == "" {
+		p.Server = c.Endpoint
+	}
+	if err := credentials.WriteKubeconfig(p.Kubeconfig, c.Name, p.Server); err != nil {
+		return err
+	}
+	r.End("kubeconfig", progress.Done, "%s: credentials of the cluster's administrator", p.Kubeconfig)
+	return nil
+}
+
+// ReadConfig reads a configuration.
+func ReadConfig(path string) (*config.Config, error) {
+	data, err := command.ReadFile(path, config.MaxSize)
+	if err != nil {
+		return nil, fmt.Errorf("%w\nwhat to do: make one with \"constellation config generate\"", err)
+	}
+	c, err := config.Parse(data, filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("%s:\n%w", path, err)
+	}
+	return c, nil
+}
+
+// verify connects to a node and says what was found.
+func verify(ctx context.Context, r *progress.Reporter, c *config.Config, clusterID []byte, address string) (*Node, error) {
+	const step = "verify"
+	r.Begin(step, "the node at %s", address)
+	trust, err := LoadTrust(c, clusterID)
+	if err != nil {
+		return nil, err
+	}
+	v, err := trust.Verifier()
+	if err != nil {
+		return nil, err
+	}
+	node, err := Connect(ctx, address, v, nil, func(error) { r.Updatef(step, "waiting for %s", address) })
+	if err != nil {
+		r.End(step, progress.Failed, "%v", err)
+		return nil, err
+	}
+	verified := node.Verified(clusterID)
+	for _, line := range verified.Describe() {
+		r.Updatef(step, "%s", line)
+	}
+	r.End(step, progress.Done, "the node is what the policy wants")
+	return node, nil
+}
+
+// Verified is what the node was found to be.
+func (n *Node) Verified(clusterID []byte) Verified {
+	return Verified{Address: n.Address, State: StateOf(n.Claims, clusterID), Claims: n.Claims}
+}
+
+// show reports a node's progress.
+func show(r *progress.Reporter, p *api.Progress) {
+	states := map[api.Progress_State]progress.State{
+		api.Progress_STATE_STARTED: progress.Started, api.Progress_STATE_UPDATE: progress.Update,
+		api.Progress_STATE_DONE: progress.Done, api.Progress_STATE_SKIPPED: progress.Skipped,
+	}
+	state, ok := states[p.State]
+	if !ok {
+		state = progress.Update
+	}
+	r.Report(progress.Event{State: state, Step: "init/" + StepName(p.Step), Text: p.Detail, Done: max(p.Done, 0), Total: max(p.Total, 0)})
+}
