@@ -14,13 +14,14 @@ import (
 	"github.com/constellation-os/constellation/cli/evidence"
 	"github.com/constellation-os/constellation/cli/image"
 	"github.com/constellation-os/constellation/cli/keys"
+	"github.com/constellation-os/constellation/cli/local"
 	"github.com/constellation-os/constellation/cli/policy"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the first signal asks, the second ends
-	code := command.Run(ctx, command.New(bundle.Command(), image.Command(), keys.Command(), evidence.Command(), policy.Command()), os.Args[1:], os.Stdout, os.Stderr)
+	code := command.Run(ctx, command.New(bundle.Command(), image.Command(), keys.Command(), evidence.Command(), policy.Command(), local.Command(local.Options{})), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }

@@ -103,7 +103,7 @@ func Preflight(c Config) error {
 		scratch = os.TempDir()
 	}
 	return errors.Join(toolsErr, checkFiles(c),
-		checkMemory(int64(c.Shape.MemoryMiB+emulatorOverheadMiB)), checkDisk(scratch, scratchMiB))
+		checkMemory(int64(c.Shape.MemoryMiB+emulatorOverheadMiB)), CheckDisk(scratch, scratchMiB))
 }
 
 func checkFiles(c Config) error {
@@ -156,7 +156,9 @@ func availableMemoryMiB(meminfo []byte) (int64, bool) {
 	return 0, false
 }
 
-func checkDisk(dir string, needMiB int64) error {
+// CheckDisk says whether a folder's file system has room for so much; if not the error is
+// a [*ResourceError].
+func CheckDisk(dir string, needMiB int64) error {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return nil // the folder may not exist yet; making it will tell

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/constellation-os/constellation/cli/cluster"
+	"github.com/constellation-os/constellation/cli/command"
+	"github.com/constellation-os/constellation/cli/config"
+	clikeys "github.com/constellation-os/constellation/cli/keys"
+	"github.com/constellation-os/constellation/cli/local/machine"
+	"github.com/constellation-os/constellation/cli/local/network"
+	"github.com/constellation-os/constellation/cli/local/supervisor"
+	"github.com/constellation-os/constellation/cli/progress"
+	"github.com/constellation-os/constellation/keys"
+	"github.com/constellation-os/constellation/keys/initsecret"
+	"github.com/constellation-os/constellation/kubernetes/bundle"
+	"github.com/constellation-os/constellation/measurements"
+)
+
+// Names of files in an image's folder.
+const (
+	diskFile         = "disk.raw"
+	measurementsFile = "measurements.json"
+)
+
+// acceptedFor is how long a local cluster's image is accepted.
+const acceptedFor = 365 * 24 * time.Hour
+
+// diskNeedMiB is what a cluster's folder takes at least: components, images and a
+// control plane's data on the state disk.
+const diskNeedMiB = 4 << 10
+
+// path is that of a file in the cluster's folder.
+func (u *up) path(name string) string { return filepath.Join(string(u.dir), name) }
+
+// preflight reports all that is missing, before anything is made.
+func (u *up) preflight() error {
+	var errs []error
+	if u.flags.image == "" {
+		errs = append(errs, fmt.Errorf("no image: name its folder with --image (or $%s); tools/bazel build //image:qemu makes bazel-bin/image/qemu", imageEnv))
+	} else if shape, err := u.shape(); err != nil {
+		errs = append(errs, err)
+	} else {
+		errs = append(errs, machine.Preflight(machine.Config{
+			Disk:     filepath.Join(u.flags.image, diskFile),
+			Firmware: machine.Firmware{Code: u.flags.firmwareCode, Vars: u.flags.firmwareVars},
+			Shape:    shape,
+			TPM:      machine.TPM{AuthorityDir: u.dir.AuthorityFolder()},
+		}))
+	}
+	if u.flags.bundle == "" {
+		errs = append(errs, fmt.Errorf("no bundle of Kubernetes' components: name its folder with --bundle (or $%s); tools/bazel build //kubernetes:bundle makes bazel-bin/kubernetes/bundle", bundleEnv))
+	} else if _, err := u.options.Bundle(u.flags.bundle); err != nil {
+		errs = append(errs, err)
+	}
+	errs = append(errs, machine.CheckDisk(filepath.Dir(string(u.dir)), diskNeedMiB), network.CheckPort(u.flags.apiPort))
+	if err := errors.Join(errs...); err != nil {
+		var busy *network.PortError
+		if errors.As(err, &busy) {
+			err = fmt.Errorf("%w (--api-port)", err)
+		}
+		return fmt.Errorf("this computer lacks something that a local cluster needs:\n%w", err)
+	}
+	return nil
+}
+
+// shape is that of the machines: what the image was predicted for, but for memory and
+// processors, which no register that is enforced depends on.
+func (u *up) shape() (measurements.Machine, error) {
+	shape := measurements.QEMU()
+	p, err := readPrediction(filepath.Join(u.flags.image, measurementsFile))
+	if err != nil {
+		return shape, err
+	}
+	if p.Machine != nil {
+		shape = *p.Machine
+	}
+	shape.CPUs, shape.MemoryMiB = u.flags.cpus, u.flags.memory
+	return shape, shape.Check()
+}
+
+func readPrediction(path string) (*measurements.Prediction, error) {
+	data, err := command.ReadFile(path, measurements.MaxPredictionSize)
+	if err != nil {
+		return nil, fmt.Errorf("read what the image must measure: %w", err)
+	}
+	p, err := measurements.ParsePrediction(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+// makeFiles makes all that a cluster consists of before a machine runs. The spec comes
+// last: with it the cluster is there.
+func (u *up) makeFiles() error {
+	u.begin("config", "config generate %s", config.DefaultFile)
+	set, err := copySmall(filepath.Join(u.flags.bundle, bundle.SetFile), u.path(bundle.SetFile))
+	if err != nil {
+		return err
+	}
+	version, err := kubernetesVersion(set)
+	if err != nil {
+		return err
+	}
+	if err := u.writeConfig(version); err != nil {
+		return err
+	}
+	u.report.End("config", progress.Done, "Kubernetes %s", version)
+
+	u.begin("measurements", "measurements fetch %s", u.flags.image)
+	if _, err := copySmall(filepath.Join(u.flags.image, measurementsFile), u.path(measurementsFile)); err != nil {
+		return err
+	}
+	p, err := readPrediction(u.path(measurementsFile))
+	if err != nil {
+		return err
+	}
+	u.report.End("measurements", progress.Done, "%s %s %s", p.Image.Name, p.Image.Flavour, p.Image.Version)
+
+	u.begin("keys", "keys generate %s; constellation keys init-secret %s", clikeys.DefaultFile, initsecret.DefaultFile)
+	r := keys.Generate()
+	defer r.Wipe()
+	if err := r.Create(u.path(clikeys.DefaultFile)); err != nil {
+		return err
+	}
+	id, err := r.ClusterID()
+	if err != nil {
+		return err
+	}
+	hash, err := initsecret.Create(u.path(initsecret.DefaultFile))
+	if err != nil {
+		return err
+	}
+	if err := u.writeSpec(hex.EncodeToString(hash[:])); err != nil {
+		return err
+	}
+	u.report.End("keys", progress.Done, "cluster ID %s", id)
+	return nil
+}
+
+// begin says which command a step is.
+func (u *up) begin(step, format string, args ...any) {
+	u.report.Begin(step, "constellation "+format, args...)
+}
+
+func (u *up) writeConfig(version string) error {
+	c := config.Config{
+		Name: u.flags.name, Provider: "qemu", Endpoint: supervisor.Endpoint(), APIServerNames: []string{"127.0.0.1", "localhost"},
+		Kubernetes: config.Kubernetes{
+			Version: version, Components: bundle.SetFile, Sources: []string{supervisor.BundleSource()},
+			PodNetwork: config.DefaultPodNetwork, ServiceNetwork: config.DefaultServiceNetwork,
+		},
+		Attestation: config.Attestation{
+			Measurements: []string{measurementsFile}, AcceptedUntil: time.Now().Add(acceptedFor).UTC().Format(time.DateOnly),
+			Authorities: []string{supervisor.AuthorityFile},
+		},
+	}
+	data, err := c.Marshal()
+	if err != nil {
+		return err
+	}
+	if _, err := config.Parse(data, string(u.dir)); err != nil {
+		return err
+	}
+	return os.WriteFile(u.path(config.DefaultFile), data, 0o600)
+}
+
+func (u *up) writeSpec(initSecretHash string) error {
+	shape, err := u.shape()
+	if err != nil {
+		return err
+	}
+	s := &supervisor.Spec{
+		Name: u.flags.name, Shape: shape, StateDiskGiB: u.flags.disk,
+		Machines: supervisor.Machines(u.flags.controlPlanes, u.flags.workers),
+		APIPort:  u.flags.apiPort, Endpoint: supervisor.Endpoint(), InitSecretHash: initSecretHash,
+	}
+	for from, to := range map[string]*string{
+		filepath.Join(u.flags.image, diskFile): &s.Disk, u.flags.firmwareCode: &s.FirmwareCode,
+		u.flags.firmwareVars: &s.FirmwareVars, u.flags.bundle: &s.Bundle,
+	} {
+		if *to, err = filepath.Abs(from); err != nil {
+			return err
+		}
+	}
+	return u.dir.WriteSpec(s)
+}
+
+// startMachines starts the supervisor, unless it runs, and waits until every machine has
+// booted.
+func (u *up) startMachines(ctx context.Context, cancel context.CancelCauseFunc, spec *supervisor.Spec) (*supervisor.Status, error) {
+	const step = "machines"
+	u.wasRunning = u.dir.Running()
+	if u.wasRunning {
+		u.report.End(step, progress.Skipped, "the supervisor runs already")
+	} else {
+		u.report.Begin(step, "%d of %d CPUs and %d MiB of memory", len(spec.Machines), spec.Shape.CPUs, spec.Shape.MemoryMiB)
+		if err := startSupervisor(ctx, u.dir); err != nil {
+			return nil, err
+		}
+	}
+	client := supervisor.NewClient(u.dir)
+	go func() {
+		if client.Wait(ctx) == nil {
+			cancel(errTakenDown)
+		}
+	}()
+	stages := map[string]string{}
+	for {
+		s, err := client.Status(ctx)
+		if err != nil {
+			return nil, firstOf(context.Cause(ctx), err)
+		}
+		ready := 0
+		for _, m := range s.Machines {
+			switch stage := string(m.State) + ": " + m.Stage; m.State {
+			case supervisor.StateRunning:
+				ready++
+			case supervisor.StateFailed:
+				return nil, fmt.Errorf("%s does not run: %s", m.Name, m.Reason)
+			case supervisor.StateStopped:
+				return nil, fmt.Errorf("%s is switched off\nwhat to do: constellation local start %[1]s --dir %[2]s", m.Name, u.shown)
+			default:
+				if m.Stage != "" && stages[m.Name] != stage {
+					u.report.Updatef(step, "%s: %s", m.Name, m.Stage)
+				}
+				stages[m.Name] = stage
+			}
+		}
+		if ready == len(s.Machines) {
+			u.report.End(step, progress.Done, "%d booted", ready)
+			return s, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(poll):
+		}
+	}
+}
+
+// firstOf is the first error that there is.
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// initialise makes the first machine a cluster.
+func (u *up) initialise(ctx context.Context, spec *supervisor.Spec, s *supervisor.Status) error {
+	node := s.Machines[0]
+	address := fmt.Sprintf("127.0.0.1:%d", node.Port)
+	u.begin("init", "init --config %s --node %s --node-name %s", filepath.Join(u.shown, config.DefaultFile), address, node.Name)
+	err := cluster.Initialise(ctx, u.report, cluster.InitPlan{
+		Config: u.path(config.DefaultFile), MasterSecret: u.path(clikeys.DefaultFile), InitSecret: u.path(initsecret.DefaultFile),
+		Node: address, NodeName: node.Name, Kubeconfig: u.path(cluster.DefaultKubeconfig), Server: fmt.Sprintf("127.0.0.1:%d", spec.APIPort),
+	})
+	if err != nil {
+		u.report.End("init", progress.Failed, "%v", err)
+		return firstOf(context.Cause(ctx), err)
+	}
+	u.report.End("init", progress.Done, "the cluster is initialised")
+	return nil
+}
+
+// finished says whether Init has succeeded before.
+func (u *up) finished() bool {
+	_, err := os.Stat(u.path(cluster.DefaultKubeconfig))
+	return err == nil
+}
+
+// copySmall copies a file of a few MiB at most, and returns its content.
+func copySmall(from, to string) ([]byte, error) {
+	f, err := os.Open(from)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, measurements.MaxPredictionSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > measurements.MaxPredictionSize {
+		return nil, &command.LimitError{Path: from, Limit: measurements.MaxPredictionSize}
+	}
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("%s exists already", to)
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, err = out.Write(data)
+	return data, errors.Join(err, out.Close())
+}
