@@ -84,11 +84,20 @@ type RefusalError struct {
 
 // Error implements error.
 func (e *RefusalError) Error() string {
-	return fmt.Sprintf("the node at %s is refused, and nothing was sent to it: %v\nwhat to do: %s", e.Address, e.Err, advice(attestation.ReasonOf(e.Err)))
+	return fmt.Sprintf("the node at %s is refused, and nothing was sent to it: %v\nwhat to do: %s", e.Address, e.Err, advice(e.Reason()))
 }
 
 // Unwrap returns the verifier's or the channel's error.
 func (e *RefusalError) Unwrap() error { return e.Err }
+
+// Reason is why: of whoever refused first.
+func (e *RefusalError) Reason() attestation.Reason {
+	var refused *atls.Error
+	if errors.As(e.Err, &refused) {
+		return refused.Reason
+	}
+	return attestation.ReasonOf(e.Err)
+}
 
 // advice says what to do about a refusal.
 func advice(r attestation.Reason) string {

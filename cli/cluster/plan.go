@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/cli/command"
 	"github.com/constellation-os/constellation/cli/config"
 	"github.com/constellation-os/constellation/cli/progress"
@@ -25,6 +26,8 @@ type InitPlan struct {
 	Node, NodeName string
 	// Kubeconfig is the file that is written, for an API server at Server, HOST:PORT.
 	Kubeconfig, Server string
+	// Verifier makes the verifier; Trust.Verifier if nil.
+	Verifier func(Trust) (attestation.Verifier, error)
 }
 
 // Initialise verifies the node, makes it the first of the cluster, and writes the
@@ -52,7 +55,18 @@ func Initialise(ctx context.Context, r *progress.Reporter, p InitPlan) error {
 		return err
 	}
 	defer WipeRequest(request)
-	node, err := verify(ctx, r, c, id[:], p.Node)
+	trust, err := LoadTrust(c, id[:])
+	if err != nil {
+		return err
+	}
+	if p.Verifier == nil {
+		p.Verifier = Trust.Verifier
+	}
+	v, err := p.Verifier(trust)
+	if err != nil {
+		return err
+	}
+	node, err := verify(ctx, r, v, id[:], p.Node)
 	if err != nil {
 		return err
 	}
@@ -96,17 +110,9 @@ func ReadConfig(path string) (*config.Config, error) {
 }
 
 // verify connects to a node and says what was found.
-func verify(ctx context.Context, r *progress.Reporter, c *config.Config, clusterID []byte, address string) (*Node, error) {
+func verify(ctx context.Context, r *progress.Reporter, v attestation.Verifier, clusterID []byte, address string) (*Node, error) {
 	const step = "verify"
 	r.Begin(step, "the node at %s", address)
-	trust, err := LoadTrust(c, clusterID)
-	if err != nil {
-		return nil, err
-	}
-	v, err := trust.Verifier()
-	if err != nil {
-		return nil, err
-	}
 	node, err := Connect(ctx, address, v, nil, func(error) { r.Updatef(step, "waiting for %s", address) })
 	if err != nil {
 		r.End(step, progress.Failed, "%v", err)

@@ -14,17 +14,12 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
-	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
-	"gvisor.dev/gvisor/pkg/tcpip/link/ethernet"
-	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"github.com/constellation-os/constellation/cli/local/network/networktest"
 )
 
 const (
@@ -38,73 +33,15 @@ func guest(t *testing.T, n *Network) *stack.Stack {
 	return guestAt(t, n, guestMAC, guestIP)
 }
 
-// guestAt is a machine: a network stack behind a connection that carries frames.
+// guestAt attaches a machine until the test ends.
 func guestAt(t *testing.T, n *Network, hardware, address string) *stack.Stack {
 	t.Helper()
-	ours, theirs := net.Pipe()
-	attached := make(chan struct{})
-	go func() {
-		defer close(attached)
-		n.Attach(t.Context(), theirs)
-	}()
-	mac, err := net.ParseMAC(hardware)
+	g, err := networktest.NewGuest(n, hardware, address, Gateway)
 	if err != nil {
 		t.Fatal(err)
 	}
-	link := channel.New(64, mtu, tcpip.LinkAddress(mac))
-	s := stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
-	})
-	if err := s.CreateNIC(nic, ethernet.New(link)); err != nil {
-		t.Fatal(err)
-	}
-	err2 := s.AddProtocolAddress(nic, tcpip.ProtocolAddress{
-		Protocol:          ipv4.ProtocolNumber,
-		AddressWithPrefix: tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(net.ParseIP(address).To4()), PrefixLen: 24},
-	}, stack.AddressProperties{})
-	if err2 != nil {
-		t.Fatal(err2)
-	}
-	link24 := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(net.ParseIP(Gateway).To4()), PrefixLen: 24}
-	s.SetRouteTable([]tcpip.Route{{Destination: link24.Subnet(), NIC: nic}, {Destination: header.IPv4EmptySubnet, Gateway: link24.Address, NIC: nic}})
-	go send(t.Context(), link, ours)
-	go receive(link, ours)
-	t.Cleanup(func() {
-		ours.Close()
-		<-attached
-		s.Destroy()
-	})
-	return s
-}
-
-func send(ctx context.Context, link *channel.Endpoint, conn net.Conn) {
-	for {
-		pkt := link.ReadContext(ctx)
-		if pkt == nil {
-			return
-		}
-		frame := pkt.ToView().AsSlice()
-		out := binary.BigEndian.AppendUint32(nil, uint32(len(frame)))
-		if _, err := conn.Write(append(out, frame...)); err != nil {
-			return
-		}
-		pkt.DecRef()
-	}
-}
-
-func receive(link *channel.Endpoint, conn net.Conn) {
-	for {
-		var length [4]byte
-		if _, err := io.ReadFull(conn, length[:]); err != nil {
-			return
-		}
-		frame := make([]byte, binary.BigEndian.Uint32(length[:]))
-		if _, err := io.ReadFull(conn, frame); err != nil {
-			return
-		}
-		link.InjectInbound(header.Ethernet(frame).Type(), stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)}))
-	}
+	t.Cleanup(g.Close)
+	return g.Stack
 }
 
 func newNetwork(t *testing.T) *Network {
@@ -126,9 +63,7 @@ func newNetworkOf(t *testing.T, o Options) *Network {
 	return n
 }
 
-func fullAddress(ip string, port uint16) tcpip.FullAddress {
-	return tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFromSlice(net.ParseIP(ip).To4()), Port: port}
-}
+func fullAddress(ip string, port uint16) tcpip.FullAddress { return networktest.FullAddress(ip, port) }
 
 func TestDialReachesAMachine(t *testing.T) {
 	n := newNetwork(t)
