@@ -8,6 +8,7 @@ import (
 
 	"github.com/constellation-os/constellation/kubernetes/componentset"
 	"github.com/constellation-os/constellation/kubernetes/install"
+	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 	"github.com/constellation-os/constellation/services/bootstrapper/steps"
 )
 
@@ -36,7 +37,20 @@ func (d *Delivery) Fetch(ctx context.Context, report steps.Report) (steps.Outcom
 		Progress: func(done, total int64, detail string) { report(detail, done, total) },
 	})
 	d.installed = installed
-	return outcome, err
+	return outcome, explain(err)
+}
+
+// explain tells errors that are not about the sources from those that are.
+func explain(err error) error {
+	var space *install.SpaceError
+	var fetch *install.FetchError
+	switch {
+	case err == nil, errors.As(err, &fetch), errors.Is(err, install.ErrNoSources):
+		return err
+	case errors.As(err, &space):
+		return &steps.Failure{Reason: api.Problem_REASON_STEP, Err: err, Advice: "Give the machine a larger state disk: a blank one, or this one grown."}
+	}
+	return &steps.Failure{Reason: api.Problem_REASON_STEP, Err: err, Advice: "Send the same Init again: what was fetched is kept."}
 }
 
 // Load implements steps.Delivery.

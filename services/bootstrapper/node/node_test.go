@@ -24,6 +24,8 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/constellation-os/constellation/kubernetes/install"
+	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 	"github.com/constellation-os/constellation/services/bootstrapper/steps"
 )
 
@@ -298,4 +300,26 @@ func TestStart(t *testing.T) {
 	failed := `ActiveState=failed\nSubState=failed\nResult=exit-code\nExecMainStatus=1\nConditionResult=yes\n`
 	wantError(t, systemctl("echo Job for a.service failed. >&2; exit 1", failed).Start(t.Context(), "a.service"),
 		"a.service is failed, failed, exit-code (status 1) (Job for a.service failed.: exit status 1)")
+}
+
+func TestExplain(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		err    error
+		advice string
+	}{
+		{"nothing", nil, ""},
+		{"sources", &install.FetchError{Image: "etcd"}, ""},
+		{"no sources", install.ErrNoSources, ""},
+		{"no space", fmt.Errorf("x: %w", &install.SpaceError{Dir: "/opt", Need: 2, Free: 1}), "larger state disk"},
+		{"something else", errors.New("input/output error"), "the same Init again"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := explain(tc.err)
+			var f *steps.Failure
+			if errors.As(err, &f) != (tc.advice != "") || f != nil && (!strings.Contains(f.Advice, tc.advice) || f.Reason != api.Problem_REASON_STEP) || tc.err != nil && !errors.Is(err, tc.err) {
+				t.Errorf("got %v, %+v", err, f)
+			}
+		})
+	}
 }

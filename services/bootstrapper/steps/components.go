@@ -4,6 +4,7 @@ package steps
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
@@ -15,7 +16,8 @@ const ContainerdService = "containerd.service"
 // Delivery is a component set on its way to this node.
 type Delivery interface {
 	// Fetch has every component verified and in its place, and says whether anything was
-	// missing. It may be called again after any failure.
+	// missing. It may be called again after any failure. An error that is not a Failure is
+	// about the sources.
 	Fetch(ctx context.Context, report Report) (Outcome, error)
 	// Load gives the container runtime the images of the set that was fetched.
 	// Images that it has already cost next to nothing.
@@ -33,11 +35,11 @@ func (*Components) ID() api.Step { return api.Step_STEP_COMPONENTS }
 // Run implements [Step].
 func (c *Components) Run(ctx context.Context, report Report) (Outcome, error) {
 	outcome, err := c.Delivery.Fetch(ctx, report)
-	if err != nil {
+	if known := (*Failure)(nil); err != nil && !errors.As(err, &known) {
 		return outcome, failure("Make sure that a source has every component of the set, unchanged, and that the node reaches it; then send the Init again, with other sources if you like.",
 			"no source delivers: %w", err)
 	}
-	return outcome, nil
+	return outcome, err
 }
 
 // Runtime starts containerd and gives it the images.
