@@ -17,9 +17,12 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -349,6 +352,24 @@ func (f *fixture) wantRefusal(t testing.TB, err error, code codes.Code, reason s
 	if e := f.events.last(); !e.Warning || !strings.HasPrefix(e.Note, reason+": ") {
 		t.Errorf("event: %+v, want reason %q", e, reason)
 	}
+}
+
+// metric reads one, by its name without the prefix and with its labels.
+func metric(t testing.TB, m *Metrics, name string) float64 {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	for line := range strings.Lines(w.Body.String()) {
+		if text, ok := strings.CutPrefix(line, "constellation_joinservice_"+name+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return 0
 }
 
 // writePKI makes the files of a control plane, and returns their authority.
