@@ -175,6 +175,7 @@ var advice = map[string]string{
 	attestation.ReasonTimeout.String():      "verify again with more time (--timeout); see whether the machine is overloaded",
 	attestation.ReasonBusy.String():         "others ask it too often: verify again later, or from another address",
 	attestation.ReasonIssue.String():        "see why in the log of its VerificationService: kubectl -n kube-system logs -l app.kubernetes.io/name=verificationservice --prefix",
+	attestation.ReasonBinding.String():      "whoever answers there shows evidence that is old, or was made for somebody else: do not trust it",
 	attestation.ReasonIdentity.String():     "if this TPM is to be trusted, list it in the policy's inventory, or name the authority that certified it (constellation policy create --help)",
 	attestation.ReasonMeasurements.String(): "see what differs below; take the node out of the cluster unless you know why",
 	attestation.ReasonExpired.String():      "upgrade the node to an image that is still accepted, or prolong the acceptance in the policy",
