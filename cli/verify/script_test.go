@@ -90,7 +90,7 @@ func setEnv(env *testscript.Env, endpoints map[string]string) {
 
 // TestPaths: what docs/verify.md and other people's scripts hold on to.
 func TestPaths(t *testing.T) {
-	if api.EvidencePath != "/v1/evidence" || api.ResponsePath != "/v1/response" || api.Port != 9445 || api.HTTPPort != 9446 {
+	if api.EvidencePath != "/v1/evidence" || api.ResponsePath != "/v1/response" || api.Port != 9446 || api.HTTPPort != 9447 {
 		t.Error("paths or ports have changed")
 	}
 }

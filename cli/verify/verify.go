@@ -39,7 +39,7 @@ challenges the node's TPM, and judges by the policy: which image booted, whose T
 and that the node belongs to this cluster, which is in PCR 15. All that evidence is
 compared with comes from you. Nothing is believed of who answers, nor of the way to it.
 
-NODE is [NAME=]HOST:PORT by gRPC (port 9445), or [NAME=]http://HOST:PORT (port 9446).
+NODE is [NAME=]HOST:PORT by gRPC (port 9446), or [NAME=]http://HOST:PORT (port 9447).
 With --kubeconfig the API server lists the nodes, and carries questions and answers.
 Neither that list nor a NODE's name proves anything: two nodes that answer with one
 TPM are both refused, and so is one that is named otherwise than the policy's inventory
@@ -57,7 +57,7 @@ docs/verify.md.
 Exit codes: 0 all nodes are verified, 1 one or more are refused or gave no answer,
 2 nothing was judged: wrong usage, a broken policy, no list of nodes.`,
 		Example: `  constellation verify --policy policy.json --cluster-id 0f3a… --kubeconfig admin.conf
-  constellation verify --policy policy.json --cluster-id 0f3a… node-1=192.0.2.1:9445 node-2=192.0.2.2:9445
+  constellation verify --policy policy.json --cluster-id 0f3a… node-1=192.0.2.1:9446 node-2=192.0.2.2:9446
   constellation verify --policy policy.json --cluster-id 0f3a… --kubeconfig admin.conf --output json | jq '.nodes[] | select(.verdict != "verified")'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := f.run(cmd, args)

@@ -160,7 +160,7 @@ func TestListNodes(t *testing.T) {
 	if err != nil || len(nodes) != 3 {
 		t.Fatalf("%d nodes, %v", len(nodes), err)
 	}
-	if nodes[0].name != "a" || !strings.HasSuffix(nodes[0].endpoint, podsPath+"/http:vs-1%2F..%2Fx:9446/proxy") || !nodes[0].named {
+	if nodes[0].name != "a" || !strings.HasSuffix(nodes[0].endpoint, podsPath+"/http:vs-1%2F..%2Fx:9447/proxy") || !nodes[0].named {
 		t.Errorf("%+v", nodes[0])
 	}
 	if nodes[1].name != "b?[31m" || nodes[1].client != nil || nodes[2].client != nil {

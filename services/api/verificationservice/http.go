@@ -4,8 +4,8 @@ package verificationservice
 
 // Ports that the service has on each node.
 const (
-	Port     = 9445 // gRPC
-	HTTPPort = 9446
+	Port     = 9446 // gRPC
+	HTTPPort = 9447
 )
 
 // Paths of the service by HTTP, where a nonce is in hexadecimal or base64, and

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command verificationservice proves what this node booted to whoever asks. It only
-// wires: the node's TPM and event log to the service.
+// wires: the node's TPM and event log to the service. It opens them as root, and
+// answers strangers as somebody who may do nothing.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -28,15 +30,17 @@ import (
 type options struct {
 	addresses        verificationservice.Addresses
 	device, eventLog string
+	user             int
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.addresses.GRPC, "grpc", fmt.Sprintf(":%d", api.Port), "address of the service by gRPC")
 	flag.StringVar(&o.addresses.HTTP, "http", fmt.Sprintf(":%d", api.HTTPPort), "address of the service by HTTP")
-	flag.StringVar(&o.addresses.Admin, "admin", "127.0.0.1:9447", "address of health and metrics")
+	flag.StringVar(&o.addresses.Admin, "admin", "127.0.0.1:9448", "address of health and metrics")
 	flag.StringVar(&o.device, "device", "/dev/tpmrm0", "the TPM: a device, or the Unix socket of an swtpm")
 	flag.StringVar(&o.eventLog, "event-log", "/sys/kernel/security/tpm0/binary_bios_measurements", "the firmware's event log")
+	flag.IntVar(&o.user, "user", 65532, "user and group to become before anybody is answered, if started as root; 0 is to stay root")
 	flag.Parse()
 	logger := slog.New(slog.NewJSONHandler(os.Stdout, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -54,11 +58,18 @@ func run(ctx context.Context, o options, logger *slog.Logger) error {
 		return fmt.Errorf("open the TPM: %w", err)
 	}
 	defer device.Close()
-	issuer, err := tpm.NewIssuer(device, tpm.IssuerOptions{EventLog: func() ([]byte, error) { return readBounded(o.eventLog) }})
+	log, err := readBounded(o.eventLog) // the firmware's, which has ended
+	if err != nil {
+		return fmt.Errorf("read the event log: %w", err)
+	}
+	issuer, err := tpm.NewIssuer(device, tpm.IssuerOptions{EventLog: func() ([]byte, error) { return log, nil }})
 	if err != nil {
 		return err
 	}
 	defer issuer.Close()
+	if err := become(o.user); err != nil {
+		return fmt.Errorf("become user %d: %w", o.user, err)
+	}
 	service, err := verificationservice.Listen(o.addresses, issuer, verificationservice.DefaultLimits(), logger)
 	if err != nil {
 		return err
@@ -66,6 +77,15 @@ func run(ctx context.Context, o options, logger *slog.Logger) error {
 	a := service.Addresses()
 	logger.Info("verificationservice listens", "grpc", a.GRPC, "http", a.HTTP, "admin", a.Admin)
 	return service.Serve(ctx)
+}
+
+// become leaves root for good, and with it every capability (capabilities(7)); what is
+// open stays open.
+func become(id int) error {
+	if id == 0 || os.Getuid() != 0 {
+		return nil
+	}
+	return errors.Join(syscall.Setgroups(nil), syscall.Setgid(id), syscall.Setuid(id))
 }
 
 func openTPM(path string) (transport.TPMCloser, error) {
