@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,7 +91,7 @@ func (r *Reporter) Report(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e.Seconds = float64(time.Since(r.began).Milliseconds()) / 1000
-	e.Text = printable.Text(e.Text, maxText)
+	e.Text = printable.Text(strings.ReplaceAll(strings.TrimSpace(e.Text), "\n", "; "), maxText)
 	if r.json {
 		line, err := json.Marshal(e)
 		if err != nil {

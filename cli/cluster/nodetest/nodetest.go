@@ -203,3 +203,6 @@ func certificate(name string) string {
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
+
+// Certificate is that of some authority, in PEM.
+func Certificate() []byte { return []byte(certificate("authority")) }
