@@ -5,7 +5,7 @@
 // nodes and no controllers. The environment names the programs:
 // CONSTELLATION_ETCD and CONSTELLATION_KUBE_APISERVER, for example
 //
-//	tools/bazel build //kubernetes/components:binaries
+//	tools/bazel build //kubernetes/components:etcd //kubernetes/components:kube-apiserver
 //
 // No program that ships may link this package.
 package controlplanetest
