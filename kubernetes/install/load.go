@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -38,11 +39,12 @@ func Load(ctx context.Context, socket string, in *Installed) error {
 		return fmt.Errorf("connect to containerd: %w", err)
 	}
 	defer client.Close()
+	l := &loader{in: in, client: client}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0)) // decompression is what takes time
 	load := func(c componentset.Component) {
 		group.Go(func() error {
-			if err := in.loadImage(ctx, client, c); err != nil {
+			if err := l.image(ctx, c); err != nil {
 				return localError(in.Root, fmt.Errorf("load image %s: %w", c.Name, err))
 			}
 			return nil
@@ -54,36 +56,41 @@ func Load(ctx context.Context, socket string, in *Installed) error {
 	return group.Wait()
 }
 
-func (i *Installed) loadImage(ctx context.Context, client *containerd.Client, c componentset.Component) error {
-	manifest, err := readManifest(i.blobs, c)
+type loader struct {
+	in     *Installed
+	client *containerd.Client
+	// writing lets one image at a time write: images share blobs, of which containerd takes only one copy at a time.
+	writing sync.Mutex
+}
+
+func (l *loader) image(ctx context.Context, c componentset.Component) error {
+	manifest, err := readManifest(l.in.blobs, c)
 	if err != nil {
 		return err
 	}
-	target := descriptor(c)
-	if loaded, err := isLoaded(ctx, client, c); err != nil || loaded {
+	if loaded, err := isLoaded(ctx, l.client, c); err != nil || loaded {
 		return err
 	}
+	target := descriptor(c)
 	// What is written is safe from containerd's garbage collection until something refers to it.
-	ctx, release, err := client.WithLease(ctx)
+	ctx, release, err := l.client.WithLease(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = release(context.WithoutCancel(ctx)) }() // leases end by themselves, too
-	for _, d := range append(manifest.Blobs(), target) {
-		if err := i.loadBlob(ctx, client.ContentStore(), d); err != nil {
-			return err
-		}
+	if err := l.write(ctx, append(manifest.Blobs(), target)); err != nil {
+		return err
 	}
-	children := images.SetChildrenLabels(client.ContentStore(), images.ChildrenHandler(client.ContentStore()))
+	children := images.SetChildrenLabels(l.client.ContentStore(), images.ChildrenHandler(l.client.ContentStore()))
 	if err := images.Walk(ctx, children, target); err != nil {
 		return err
 	}
-	if err := containerd.NewImage(client, images.Image{Name: c.Reference(), Target: target}).Unpack(ctx, ""); err != nil {
+	if err := containerd.NewImage(l.client, images.Image{Name: c.Reference(), Target: target}).Unpack(ctx, ""); err != nil {
 		return err
 	}
 	// The names come last: what has one is complete.
 	for _, name := range []string{c.InstalledReference(), c.Reference()} {
-		if err := nameImage(ctx, client.ImageService(), name, target); err != nil {
+		if err := nameImage(ctx, l.client.ImageService(), name, target); err != nil {
 			return err
 		}
 	}
@@ -115,14 +122,22 @@ func isLoaded(ctx context.Context, client *containerd.Client, c componentset.Com
 	return true, nil
 }
 
-// loadBlob writes content, of which containerd checks the digest once more.
-func (i *Installed) loadBlob(ctx context.Context, to content.Store, d v1.Descriptor) error {
-	f, err := os.Open(i.blobs.path(string(d.Digest)))
-	if err != nil {
-		return err
+// write gives content to containerd, which checks each digest once more.
+func (l *loader) write(ctx context.Context, blobs []v1.Descriptor) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	for _, d := range blobs {
+		f, err := os.Open(l.in.blobs.path(string(d.Digest)))
+		if err != nil {
+			return err
+		}
+		err = content.WriteBlob(ctx, l.client.ContentStore(), "constellation-"+oci.Hex(string(d.Digest)), f, d)
+		f.Close()
+		if err != nil {
+			return err
+		}
 	}
-	defer f.Close()
-	return content.WriteBlob(ctx, to, "constellation-"+oci.Hex(string(d.Digest)), f, d)
+	return nil
 }
 
 func nameImage(ctx context.Context, service images.Store, name string, target v1.Descriptor) error {
