@@ -24,7 +24,7 @@ import (
 )
 
 // stall is short for tests: a source has this long to send something.
-const stall = 300 * time.Millisecond
+const stall = time.Second
 
 // answer is what an honest source would send.
 func answer(b *bundle.Bundle, r *http.Request) (status int, body []byte) {
@@ -202,6 +202,7 @@ func TestSourceFaults(t *testing.T) {
 	big := largest(t, b)
 	for _, tc := range sourceFaults {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel() // they wait, most of the time
 			var asked atomic.Int64
 			bad := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if tc.wrong(t, b, big, w, r) {
