@@ -67,7 +67,7 @@ func configuration(c *subnet.Config, n backend.Network) list {
 		CNIVersion: "1.0.0", Name: "constellation",
 		Plugins: []any{
 			// Masquerading is flannel's.
-			bridge{Type: "bridge", Bridge: "cni0", IsDefaultGateway: true, HairpinMode: true, MTU: n.MTU(), IPAM: addresses},
+			bridge{Type: "bridge", Bridge: bridgeName, IsDefaultGateway: true, HairpinMode: true, MTU: n.MTU(), IPAM: addresses},
 			portmap{Type: "portmap", Backend: "nftables", Capabilities: map[string]bool{"portMappings": true}},
 		},
 	}

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"sync"
@@ -29,16 +30,24 @@ import (
 	"github.com/flannel-io/flannel/pkg/subnet/kube"
 	"github.com/flannel-io/flannel/pkg/trafficmngr/nftables"
 	"k8s.io/klog/v2"
+
+	"github.com/constellation-os/constellation/kubernetes/components/flannel/guard"
 )
 
 // annotationPrefix is what flannel's annotations of nodes begin with.
 const annotationPrefix = "flannel.alpha.coreos.com"
 
+// Interfaces of pods: that of flannel's WireGuard backend, and the bridge.
+const (
+	wireguardName = "flannel-wg"
+	bridgeName    = "cni0"
+)
+
 // leaseLost is what CompleteLease says when another took the node's lease.
 const leaseLost = "interrupted"
 
 type options struct {
-	netConf, subnetFile, cniConf, iface, kubeconfig string
+	netConf, subnetFile, cniConf, iface, kubeconfig, services string
 }
 
 func main() {
@@ -49,6 +58,7 @@ func main() {
 	flag.StringVar(&o.cniConf, "cni-conf", "/etc/cni/net.d/10-constellation.conflist", "file to write the container runtime's configuration to")
 	flag.StringVar(&o.iface, "iface", "", "name or address of the interface between nodes (default: that of the default route)")
 	flag.StringVar(&o.kubeconfig, "kubeconfig-file", "", "kubeconfig file (default: the pod's service account)")
+	flag.StringVar(&o.services, "services", "", "network of services, which nobody outside may ask for")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -77,6 +87,10 @@ func run(ctx context.Context, o options) error {
 	if !config.EnableNFTables {
 		return fmt.Errorf("%s: want EnableNFTables: there is no iptables here", o.netConf)
 	}
+	// First of all, and for good: what pods say goes through WireGuard or nowhere.
+	if err := protect(ctx, config, o.services); err != nil {
+		return fmt.Errorf("keep pods' traffic off the wire: %w", err)
+	}
 	network, err := register(ctx, &background, manager, config, o.iface)
 	if err != nil {
 		return err
@@ -102,6 +116,19 @@ func run(ctx context.Context, o options) error {
 	}
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// protect sets the guard.
+func protect(ctx context.Context, config *subnet.Config, services string) error {
+	pods, err := netip.ParsePrefix(config.Network.String())
+	if err != nil {
+		return err
+	}
+	s, err := netip.ParsePrefix(services)
+	if err != nil {
+		return fmt.Errorf("-services: %w", err)
+	}
+	return guard.Set(ctx, pods, s, bridgeName, wireguardName)
 }
 
 // register brings up the node's WireGuard interface and makes it known to the other nodes.
