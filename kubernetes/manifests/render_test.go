@@ -71,6 +71,10 @@ func TestNetworks(t *testing.T) {
 	if network["Network"] != "10.200.0.0/16" || backend["Type"] != "wireguard" {
 		t.Errorf("flannel: %v", network)
 	}
+	containers, _, _ := unstructured.NestedSlice(find(t, objects, "DaemonSet kube-system/flannel").Object, "spec", "template", "spec", "containers")
+	if args := containers[0].(map[string]any)["args"]; !cmp.Equal(args, []any{"-services=172.20.0.0/16"}) {
+		t.Errorf("flannel's arguments: %v", args)
+	}
 	proxy := file(t, objects, "kube-proxy", "config.yaml")
 	if proxy["clusterCIDR"] != "10.200.0.0/16" || proxy["mode"] != "nftables" {
 		t.Errorf("kube-proxy: %v", proxy)

@@ -48,6 +48,10 @@ func (p *Parameters) set(o *unstructured.Unstructured, n network.Network) error 
 		})
 	case "Service kube-system/kube-dns":
 		return unstructured.SetNestedField(o.Object, n.DNS().String(), "spec", "clusterIP")
+	case "DaemonSet kube-system/flannel":
+		if err := change(o, func(flannel map[string]any) { flannel["args"] = []any{"-services=" + n.Services.String()} }); err != nil {
+			return err
+		}
 	case "Deployment kube-system/coredns":
 		replicas := int64(nameServers)
 		if p.SingleNode {
@@ -85,6 +89,16 @@ var (
 	containers = []string{"spec", "template", "spec", "containers"}
 	volumes    = []string{"spec", "template", "spec", "volumes"}
 )
+
+// change changes the one container of a workload's pods.
+func change(o *unstructured.Unstructured, how func(container map[string]any)) error {
+	all, _, err := unstructured.NestedSlice(o.Object, containers...)
+	if err != nil || len(all) != 1 {
+		return fmt.Errorf("%d containers, %v", len(all), err)
+	}
+	how(all[0].(map[string]any))
+	return unstructured.SetNestedSlice(o.Object, all, containers...)
+}
 
 // setImages puts the digests where the files have names of the component set.
 func (p *Parameters) setImages(o *unstructured.Unstructured) error {

@@ -211,10 +211,10 @@ func nft(t *testing.T) {
 	t.Helper()
 	layer, err := filepath.Abs(os.Getenv("CONSTELLATION_NFT_LAYER"))
 	if err != nil || os.Getenv("CONSTELLATION_NFT_LAYER") == "" {
-		t.Fatalf("CONSTELLATION_NFT_LAYER is not set: %v", err)
+		t.Fatalf("CONSTELLATION_NFT_LAYER is not set, as to that of //kubernetes/images:nft_layer: %v", err)
 	}
 	dir := t.TempDir()
-	do(t, "tar -xf "+layer+" -C "+dir+" --no-same-owner")
+	do(t, "tar -x --zstd --no-same-owner -f "+layer+" -C "+dir)
 	script := fmt.Sprintf("#!/bin/sh\nexec %[1]s/usr/lib64/ld-linux-x86-64.so.2 --library-path %[1]s/usr/lib/x86_64-linux-gnu %[1]s/usr/sbin/nft \"$@\"\n", dir)
 	bin := t.TempDir()
 	if err := os.WriteFile(bin+"/nft", []byte(script), 0o700); err != nil {
