@@ -22,9 +22,10 @@ import (
 	api "github.com/constellation-os/constellation/services/api/verificationservice"
 )
 
-func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"constellation": func() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }})
-}
+// programs are on PATH in tests.
+var programs = map[string]func(){"constellation": func() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }}
+
+func TestMain(m *testing.M) { testscript.Main(m, programs) }
 
 func run(args []string, stdout, stderr io.Writer) int {
 	return command.Run(context.Background(), command.New(evidence.Command(), policy.Command(), verify.Command()), args, stdout, stderr)

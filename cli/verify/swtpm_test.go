@@ -226,6 +226,7 @@ func TestSoftwareTPMs(t *testing.T) {
 			},
 		})
 	})
+	t.Run("the recipe of docs/verify.md", func(t *testing.T) { c.testRecipe(t) })
 	t.Run("V22: a flood of strangers", func(t *testing.T) { c.testFlood(t) })
 }
 
