@@ -68,6 +68,9 @@ Exit codes: 0 done or match, 1 compared and different, 2 wrong usage or broken i
   # Has a machine far away proven what it booted? Exit code 1 if not.
   constellation evidence verify evidence.json --policy policy.json --nonce $nonce --secret secret.json --response response
 
+  # Have the nodes of a running cluster proven what they run? Exit code 1 if not all have.
+  constellation verify --policy policy.json --cluster-id $id --kubeconfig admin.conf
+
   # Make the master secret of a new cluster.
   constellation keys generate`,
 		SilenceErrors: true,

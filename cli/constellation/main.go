@@ -16,12 +16,13 @@ import (
 	"github.com/constellation-os/constellation/cli/keys"
 	"github.com/constellation-os/constellation/cli/local"
 	"github.com/constellation-os/constellation/cli/policy"
+	"github.com/constellation-os/constellation/cli/verify"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the first signal asks, the second ends
-	code := command.Run(ctx, command.New(bundle.Command(), image.Command(), keys.Command(), evidence.Command(), policy.Command(), local.Command(local.Options{})), os.Args[1:], os.Stdout, os.Stderr)
+	code := command.Run(ctx, command.New(bundle.Command(), image.Command(), keys.Command(), evidence.Command(), policy.Command(), verify.Command(), local.Command(local.Options{})), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
