@@ -301,7 +301,7 @@ func TestOverHTTP(t *testing.T) {
 		{"JSON of something else", page(200, `{"kind": "Status"}`), attestation.ReasonMalformed, "not evidence in JSON"},
 		{"another version", page(200, `{"version": 2, "parts": []}`), attestation.ReasonVersion, "version 2"},
 		{"another technology", page(200, `{"version": 1, "parts": [{"technology": "test", "payload": {}}]}`), attestation.ReasonTechnology, `"test" is not known`},
-		{"elsewhere", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", 307) }, attestation.ReasonMalformed, "it says 307"},
+		{"elsewhere", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", http.StatusTemporaryRedirect) }, attestation.ReasonMalformed, "it says 307"},
 		{"no such page", http.NotFound, attestation.ReasonMalformed, "it says 404"},
 		{"a proxy that reaches nobody", page(502, "dial \x1b[31m"), unreachable, "says 502: dial ?[31m"},
 		{"always busy", page(429, `{"reason": "busy", "detail": "\u001b[31mno", "retry_after_seconds": 1}`), attestation.ReasonBusy, "the node refused: ?[31mno"},
