@@ -20,7 +20,6 @@ import (
 
 	"github.com/constellation-os/constellation/attestation"
 	api "github.com/constellation-os/constellation/services/api/verificationservice"
-	"github.com/constellation-os/constellation/services/audit"
 	"github.com/constellation-os/constellation/services/limit"
 )
 
@@ -66,7 +65,7 @@ func Listen(a Addresses, r attestation.Responder, l Limits, logger *slog.Logger)
 	}
 	m := newMetrics()
 	p := newProver(r, l, m.operation)
-	srv := &server{prover: p, metrics: m, log: audit.New(logger)}
+	srv := &server{prover: p, metrics: m, log: logger}
 	s := &Service{prover: p, grpc: newGRPC(), http: newHTTP(srv.handler(), responseLimit)}
 	s.admin = newHTTP(s.adminHandler(m), greetTime)
 	api.RegisterVerificationServiceServer(s.grpc, srv)

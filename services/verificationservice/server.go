@@ -4,13 +4,14 @@ package verificationservice
 
 import (
 	"context"
+	"log/slog"
 	"net"
-	"strings"
 
 	"google.golang.org/grpc/peer"
 
+	"github.com/constellation-os/constellation/attestation"
 	api "github.com/constellation-os/constellation/services/api/verificationservice"
-	"github.com/constellation-os/constellation/services/audit"
+	"github.com/constellation-os/constellation/services/limit"
 )
 
 // server is the service by gRPC.
@@ -18,7 +19,7 @@ type server struct {
 	api.UnimplementedVerificationServiceServer
 	prover  *prover
 	metrics *metrics
-	log     *audit.Log
+	log     *slog.Logger
 }
 
 // GetEvidence implements the service.
@@ -47,13 +48,17 @@ func (s *server) AnswerChallenge(ctx context.Context, req *api.AnswerChallengeRe
 	return &api.AnswerChallengeResponse{Response: answer}, nil
 }
 
-// done counts a request, and logs it if it was refused. What is answered to anybody
-// is not worth a line, which anybody could have written then.
+// done counts a request, and logs it if the node is at fault. What strangers do wrong, or
+// too often, is not worth a line: they could write any number of them.
 func (s *server) done(ctx context.Context, transport, operation string, from net.Addr, err error) {
 	reason := ""
 	if err != nil {
-		reason = reasonOf(err).String()
-		s.log.Refused(ctx, operation, host(from), true, reason, err)
+		r := reasonOf(err)
+		reason = r.String()
+		if r == attestation.ReasonIssue || r == attestation.ReasonTimeout {
+			s.log.LogAttrs(ctx, slog.LevelError, "nothing could be proven", slog.String("operation", operation),
+				slog.String("address", host(from)), slog.String("error", err.Error()))
+		}
 	}
 	s.metrics.requests.WithLabelValues(transport, operation, reason).Inc()
 }
@@ -70,8 +75,5 @@ func host(a net.Addr) string {
 	if a == nil {
 		return ""
 	}
-	if h, _, err := net.SplitHostPort(a.String()); err == nil {
-		return strings.ToLower(h)
-	}
-	return a.String()
+	return limit.Host(a)
 }

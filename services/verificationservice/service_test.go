@@ -158,6 +158,34 @@ func call(t *testing.T, c api.VerificationServiceClient, request any) (err error
 	return err
 }
 
+// TestLog: the log says why the node could not prove itself, and nothing that a
+// stranger could write into it.
+func TestLog(t *testing.T) {
+	broken := attestationtest.NewDevice("image")
+	broken.OnIssue = func(context.Context) error { return errors.New("cause") }
+	var out bytes.Buffer
+	any := "127.0.0.1:0"
+	s, err := Listen(Addresses{any, any, any}, broken, generous(), slog.New(slog.NewTextHandler(&out, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Serve(ctx) }()
+	for range 10 {
+		post(t, s, api.EvidencePath, "stranger")
+	}
+	post(t, s, api.EvidencePath, hex.EncodeToString(nonce))
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if text := out.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, `operation=evidence address=127.0.0.1 error="issue: cause"`) {
+		t.Errorf("the log: %s", text)
+	}
+}
+
 // TestOtherRequests: there is nothing else to have.
 func TestOtherRequests(t *testing.T) {
 	s := serve(t, newRecorded(t), generous(), nil)
