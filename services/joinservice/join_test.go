@@ -4,6 +4,7 @@ package joinservice
 
 import (
 	"bytes"
+	"context"
 	"crypto/elliptic"
 	"crypto/x509"
 	"net"
@@ -300,7 +301,21 @@ func TestRotation(t *testing.T) {
 	if err != nil || !bytes.Equal(back.Ticket.StateDiskKey, f.key(t, diskA, 1)) {
 		t.Errorf("another key than before the rotation: %v", err)
 	}
-	if err := f.ring.Retire(1); err != nil {
+	fresh, err := c.IssueJoinTicket(t.Context(), join(diskB, "worker-1", 0))
+	if err != nil || !bytes.Equal(fresh.Ticket.StateDiskKey, f.key(t, diskB, 2)) {
+		t.Errorf("a fresh disk does not get the newest key: %v", err)
+	}
+	back, err = c.IssueRejoinTicket(t.Context(), &api.IssueRejoinTicketRequest{DiskUuid: diskB})
+	if err != nil || !bytes.Equal(back.Ticket.StateDiskKey, f.key(t, diskB, 2)) {
+		t.Errorf("another key than the fresh disk got: %v", err)
+	}
+	if _, err := c.IssueJoinTicket(t.Context(), join(diskA, "worker-1", 0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.ring.Rotate(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ring.Retire(2); err != nil {
 		t.Fatal(err)
 	}
 	_, err = c.IssueRejoinTicket(t.Context(), &api.IssueRejoinTicketRequest{DiskUuid: diskA})
@@ -308,6 +323,42 @@ func TestRotation(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "version") {
 		t.Errorf("%v does not say that the version is gone", err)
 	}
+}
+
+// TestRotationMeanwhile: the same machine asked twice at once, and became a node with a
+// key of the version before.
+func TestRotationMeanwhile(t *testing.T) {
+	f := start(t, nil)
+	d := f.device(image)
+	f.load(t, f.document(t, true, f.usual()))
+	if _, err := f.ring.Rotate(); err != nil {
+		t.Fatal(err)
+	}
+	meanwhile := bindings.New(f.objects, nil)
+	f.objects.Fault = func(ctx context.Context, operation, name string) error {
+		if operation != "create" || !strings.HasPrefix(name, "node-") {
+			return nil
+		}
+		f.objects.Fault = nil
+		_, err := meanwhile.Bind(ctx, bindings.Node{
+			Device: bindings.Device(identity(d)), Name: "worker-1", Role: policy.Worker, Disk: diskA, KeyVersion: 1, Ticket: bindings.NewTicket(time.Now(), ticketLife),
+		})
+		return err
+	}
+	got, err := f.connect(t, d).IssueJoinTicket(t.Context(), join(diskA, "worker-1", 0))
+	if err != nil || !bytes.Equal(got.Ticket.StateDiskKey, f.key(t, diskA, 1)) {
+		t.Errorf("another key than the node's: %v", err)
+	}
+}
+
+// TestKeysOfOthersAreNotAskedFor: a disk that is not the node's is refused before.
+func TestKeysOfOthersAreNotAskedFor(t *testing.T) {
+	source := &failing{}
+	f := start(t, func(o *Options) { source.Source = o.Keys; o.Keys = source })
+	b := joined(t, f, policy.Worker)
+	source.fail(keys.Errorf(keys.ClassUnreachable, "asked"))
+	_, err := b.client.IssueRejoinTicket(t.Context(), &api.IssueRejoinTicketRequest{DiskUuid: diskB})
+	f.wantRefusal(t, err, codes.FailedPrecondition, "disk")
 }
 
 func TestSecretsAreNotLogged(t *testing.T) {
