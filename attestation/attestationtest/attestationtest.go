@@ -64,6 +64,12 @@ func NewDevice(image string) *Device {
 	return &Device{Name: Technology, Image: image, key: key}
 }
 
+// NewDeviceFromSeed makes a device whose key comes from a seed, so that two programs of a
+// test know the same one.
+func NewDeviceFromSeed(image string, seed [ed25519.SeedSize]byte) *Device {
+	return &Device{Name: Technology, Image: image, key: ed25519.NewKeyFromSeed(seed[:])}
+}
+
 // Public is the device's key.
 func (d *Device) Public() []byte { return d.key.Public().(ed25519.PublicKey) }
 

@@ -17,7 +17,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/constellation-os/constellation/attestation"
+	"github.com/constellation-os/constellation/cli/cluster"
 	"github.com/constellation-os/constellation/cli/command"
+	"github.com/constellation-os/constellation/cli/local/machine"
 	"github.com/constellation-os/constellation/cli/local/supervisor"
 	"github.com/constellation-os/constellation/kubernetes/bundle"
 )
@@ -31,6 +34,11 @@ type Options struct {
 	Runner supervisor.Runner
 	// Bundle makes the server of a bundle; that of package bundle if nil.
 	Bundle func(folder string) (http.Handler, error)
+	// Preflight says what this computer lacks to run such a machine, whose files are in a
+	// folder of that file system; real if nil.
+	Preflight func(c machine.Config, folder string) error
+	// Verifier makes the verifier of nodes; cluster.Trust.Verifier if nil.
+	Verifier func(cluster.Trust) (attestation.Verifier, error)
 }
 
 // Command makes "local" with its subcommands.
@@ -40,6 +48,9 @@ func Command(o Options) *cobra.Command {
 	}
 	if o.Bundle == nil {
 		o.Bundle = openBundle
+	}
+	if o.Preflight == nil {
+		o.Preflight = preflight
 	}
 	cmd := &cobra.Command{
 		Use:   "local",
@@ -59,6 +70,14 @@ it runs one process in the background has it; everything ends with that process.
 	cmd.AddCommand(upCommand(folder, o), downCommand(folder), statusCommand(folder), logsCommand(folder),
 		consoleCommand(folder), startCommand(folder), stopCommand(folder), superviseCommand(o))
 	return cmd
+}
+
+// diskNeedMiB is what a cluster's folder takes at least: components, images and a
+// control plane's data on the state disk.
+const diskNeedMiB = 1536
+
+func preflight(c machine.Config, folder string) error {
+	return errors.Join(machine.Preflight(c), machine.CheckDisk(folder, diskNeedMiB))
 }
 
 func openBundle(folder string) (http.Handler, error) {

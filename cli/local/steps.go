@@ -36,10 +36,6 @@ const (
 // acceptedFor is how long a local cluster's image is accepted.
 const acceptedFor = 365 * 24 * time.Hour
 
-// diskNeedMiB is what a cluster's folder takes at least: components, images and a
-// control plane's data on the state disk.
-const diskNeedMiB = 4 << 10
-
 // path is that of a file in the cluster's folder.
 func (u *up) path(name string) string { return filepath.Join(string(u.dir), name) }
 
@@ -51,19 +47,19 @@ func (u *up) preflight() error {
 	} else if shape, err := u.shape(); err != nil {
 		errs = append(errs, err)
 	} else {
-		errs = append(errs, machine.Preflight(machine.Config{
+		errs = append(errs, u.options.Preflight(machine.Config{
 			Disk:     filepath.Join(u.flags.image, diskFile),
 			Firmware: machine.Firmware{Code: u.flags.firmwareCode, Vars: u.flags.firmwareVars},
 			Shape:    shape,
 			TPM:      machine.TPM{AuthorityDir: u.dir.AuthorityFolder()},
-		}))
+		}, filepath.Dir(string(u.dir))))
 	}
 	if u.flags.bundle == "" {
 		errs = append(errs, fmt.Errorf("no bundle of Kubernetes' components: name its folder with --bundle (or $%s); tools/bazel build //kubernetes:bundle makes bazel-bin/kubernetes/bundle", bundleEnv))
 	} else if _, err := u.options.Bundle(u.flags.bundle); err != nil {
 		errs = append(errs, err)
 	}
-	errs = append(errs, machine.CheckDisk(filepath.Dir(string(u.dir)), diskNeedMiB), network.CheckPort(u.flags.apiPort))
+	errs = append(errs, network.CheckPort(u.flags.apiPort))
 	if err := errors.Join(errs...); err != nil {
 		var busy *network.PortError
 		if errors.As(err, &busy) {
@@ -268,6 +264,7 @@ func (u *up) initialise(ctx context.Context, spec *supervisor.Spec, s *superviso
 	err := cluster.Initialise(ctx, u.report, cluster.InitPlan{
 		Config: u.path(config.DefaultFile), MasterSecret: u.path(clikeys.DefaultFile), InitSecret: u.path(initsecret.DefaultFile),
 		Node: address, NodeName: node.Name, Kubeconfig: u.path(cluster.DefaultKubeconfig), Server: fmt.Sprintf("127.0.0.1:%d", spec.APIPort),
+		Verifier: u.options.Verifier,
 	})
 	if err != nil {
 		u.report.End("init", progress.Failed, "%v", err)

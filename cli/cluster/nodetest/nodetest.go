@@ -36,6 +36,8 @@ type Node struct {
 
 	// InitSecretHash is what its surroundings told it; zero refuses every Init.
 	InitSecretHash [sha256.Size]byte
+	// Kubeconfig is what Init ends with; made if nil.
+	Kubeconfig []byte
 	// Steps are gone through by Init.
 	Steps []api.Step
 	// OnStep, if set, is called at each step of each call of Init, counted from 1. An
@@ -110,8 +112,12 @@ func (n *Node) Init(r *api.InitRequest, stream grpc.ServerStreamingServer[api.In
 	}
 	n.mu.Lock()
 	n.member = true
+	if n.Kubeconfig == nil {
+		n.Kubeconfig = Kubeconfig("cluster")
+	}
+	result := &api.Result{ClusterId: id[:], Kubeconfig: n.Kubeconfig}
 	n.mu.Unlock()
-	return stream.Send(&api.InitResponse{Message: &api.InitResponse_Result{Result: &api.Result{ClusterId: id[:], Kubeconfig: Kubeconfig("cluster")}}})
+	return stream.Send(&api.InitResponse{Message: &api.InitResponse_Result{Result: result}})
 }
 
 func (n *Node) step(call int, step api.Step, stream grpc.ServerStreamingServer[api.InitResponse]) error {

@@ -102,7 +102,11 @@ func (m *fake) join(c machine.Config, r *Runner) error {
 		return err
 	}
 	fmt.Fprintf(c.Console, "I am %s, %s of %s\r\n", d.Self.Name, d.Self.Role, d.Endpoint)
-	node := &nodetest.Node{Steps: []api.Step{api.Step_STEP_LOCK, api.Step_STEP_DISK, api.Step_STEP_NODE}, OnStep: r.OnStep}
+	kubeconfig, err := kept(filepath.Join(c.StateDir, "kubeconfig"), nodetest.Kubeconfig(c.Name))
+	if err != nil {
+		return err
+	}
+	node := &nodetest.Node{Kubeconfig: kubeconfig, Steps: []api.Step{api.Step_STEP_LOCK, api.Step_STEP_DISK, api.Step_STEP_NODE}, OnStep: r.OnStep}
 	if h := d.Self.InitSecretHash; h != nil {
 		node.InitSecretHash = *h
 	}
@@ -112,6 +116,14 @@ func (m *fake) join(c machine.Config, r *Runner) error {
 	}
 	go node.Serve(m.ctx, l, r.Device)
 	return nil
+}
+
+// kept is the content of a file on the machine's disk, which is made if need be.
+func kept(path string, content []byte) ([]byte, error) {
+	if old, err := os.ReadFile(path); err == nil {
+		return old, nil
+	}
+	return content, os.WriteFile(path, content, 0o600)
 }
 
 func (m *fake) metadata() (*qemu.Document, error) {
