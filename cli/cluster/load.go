@@ -54,7 +54,7 @@ func LoadTrust(c *config.Config, clusterID []byte) (Trust, error) {
 			return t, fmt.Errorf("attestation.inventory: %w", err)
 		}
 		if t.Inventory, err = clipolicy.ParseInventory(data); err != nil {
-			return t, fmt.Errorf("attestation.inventory: %s%w", name, err)
+			return t, fmt.Errorf("attestation.inventory: %s: %w", name, err)
 		}
 	}
 	return t, nil

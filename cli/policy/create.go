@@ -187,13 +187,12 @@ func readInventory(cmd *cobra.Command, path string) ([]policy.Entry, error) {
 	}
 	out, err := ParseInventory(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s%w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return out, nil
 }
 
-// ParseInventory reads lines of name, role and identity. Its errors begin with what
-// follows a file's name: ", line 3: " or ": ".
+// ParseInventory reads lines of name, role and identity.
 func ParseInventory(data []byte) (out []policy.Entry, err error) {
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	for n := 1; lines.Scan(); n++ {
@@ -204,15 +203,15 @@ func ParseInventory(data []byte) (out []policy.Entry, err error) {
 		}
 		e, err := parseEntry(fields)
 		if err != nil {
-			return nil, fmt.Errorf(", line %d: %w", n, err)
+			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
 		out = append(out, e)
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf(": %w", err)
+		return nil, err
 	}
 	if len(out) == 0 {
-		return nil, errors.New(": it lists no TPM")
+		return nil, errors.New("it lists no TPM")
 	}
 	return out, nil
 }
