@@ -86,7 +86,9 @@ func describe(out *strings.Builder, cmd *cobra.Command) {
 	}
 }
 
-func block(out *strings.Builder, text string) { fmt.Fprintf(out, "```\n%s\n```\n", strings.Trim(text, "\n")) }
+func block(out *strings.Builder, text string) {
+	fmt.Fprintf(out, "```\n%s\n```\n", strings.Trim(text, "\n"))
+}
 
 // flags is a table of the command's own flags.
 func flags(out *strings.Builder, cmd *cobra.Command) {
