@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 
 	"github.com/constellation-os/constellation/attestation"
@@ -140,6 +141,10 @@ const (
 	maxAnswer     = 16 << 20 // bytes of a message from a node
 	retryInterval = time.Second
 	callTimeout   = 30 * time.Second
+	// pingAfter is how long a connection may be silent before the node is asked whether
+	// it is there. Nodes refuse to be asked much more often.
+	pingAfter   = 20 * time.Second
+	pingTimeout = 20 * time.Second
 )
 
 // Connect waits until something answers at the address, and verifies it. waiting, if not
@@ -156,7 +161,8 @@ func Connect(ctx context.Context, address string, v attestation.Verifier, dial D
 		return nil, err
 	}
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(channel),
-		grpc.WithContextDialer(dial), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
+		grpc.WithContextDialer(dial), grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/constellation-os/constellation/cli/progress"
 	"github.com/constellation-os/constellation/keys"
 	"github.com/constellation-os/constellation/keys/initsecret"
+	"github.com/constellation-os/constellation/kubernetes/bundle/bundletest"
 	"github.com/constellation-os/constellation/measurements"
 	"github.com/constellation-os/constellation/measurements/artifacttest"
 	"github.com/constellation-os/constellation/measurements/predict"
@@ -66,7 +67,7 @@ func newWorkspace(t *testing.T) *workspace {
 	w := &workspace{dir: t.TempDir(), device: attestationtest.NewDevice("image")}
 	at := func(name string) string { return filepath.Join(w.dir, name) }
 	for name, text := range map[string][]byte{
-		"constellation.yaml": []byte(configText), "components.json": []byte(`{"the": "set"}`), "measurements.json": prediction(t),
+		"constellation.yaml": []byte(configText), "components.json": components(t), "measurements.json": prediction(t),
 		"machines.txt": []byte("node-1 control-plane " + strings.Repeat("5a", 32) + "\n"),
 	} {
 		if err := os.WriteFile(at(name), text, 0o600); err != nil {
@@ -86,6 +87,12 @@ func newWorkspace(t *testing.T) *workspace {
 		Verifier: func(cluster.Trust) (attestation.Verifier, error) { return attestationtest.Accept(w.device), nil },
 	}
 	return w
+}
+
+// components is the encoding of a component set.
+func components(t *testing.T) []byte {
+	t.Helper()
+	return bundletest.Small(t).Set().Encode()
 }
 
 // prediction is that of an image which is not one.
@@ -178,7 +185,7 @@ func TestInit(t *testing.T) {
 		t.Fatalf("%d requests", len(requests))
 	}
 	r := requests[0]
-	if r.NodeName != "node-1" || string(r.ComponentSet) != `{"the": "set"}` || r.Endpoint != "api.example.org:6443" || r.PodNetwork != "10.244.0.0/16" ||
+	if r.NodeName != "node-1" || !bytes.Equal(r.ComponentSet, components(t)) || r.Endpoint != "api.example.org:6443" || r.PodNetwork != "10.244.0.0/16" ||
 		r.ServiceNetwork != "10.96.0.0/12" || r.ClusterName != "example" || len(r.Sources) != 1 || len(r.InitSecret) != 32 {
 		t.Errorf("the request is %v", r)
 	}

@@ -13,11 +13,8 @@ import (
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 )
 
-// Limits of files, in bytes.
-const (
-	maxTextSize      = 1 << 20 // of certificates and inventories
-	maxComponentsSet = 1 << 20
-)
+// maxTextSize is that of certificates and inventories, in bytes.
+const maxTextSize = 1 << 20
 
 // Trust is what a configuration says of whom to believe; clusterID may be nil.
 func LoadTrust(c *config.Config, clusterID []byte) (Trust, error) {
@@ -63,9 +60,9 @@ func LoadTrust(c *config.Config, clusterID []byte) (Trust, error) {
 // InitRequest is what a node is asked for, secrets included. The caller wipes it with
 // WipeRequest.
 func InitRequest(c *config.Config, r *keys.Keyring, initSecret []byte, nodeName string) (*api.InitRequest, error) {
-	set, err := command.ReadFile(c.Path(c.Kubernetes.Components), maxComponentsSet)
+	_, set, err := c.ReadComponents()
 	if err != nil {
-		return nil, fmt.Errorf("kubernetes.components: %w", err)
+		return nil, fmt.Errorf("kubernetes.components: %s: %w", c.Kubernetes.Components, err)
 	}
 	master, err := r.Marshal()
 	if err != nil {

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata", Setup: func(env *testscript.Env) error {
 		for name, text := range map[string][]byte{
-			"constellation.yaml": []byte(configText), "components.json": []byte(`{"the": "set"}`), "measurements.json": prediction(t),
+			"constellation.yaml": []byte(configText), "components.json": components(t), "measurements.json": prediction(t),
 			"machines.txt": []byte("node-1 control-plane " + strings.Repeat("5a", 32) + "\n"), "kubeconfig": nodetest.Kubeconfig("example"),
 		} {
 			if err := os.WriteFile(filepath.Join(env.WorkDir, name), text, 0o600); err != nil {

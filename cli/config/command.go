@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/constellation-os/constellation/cli/command"
-	"github.com/constellation-os/constellation/kubernetes/componentset"
 )
 
 // Command makes "config" with its subcommands.
@@ -45,7 +44,7 @@ Which Kubernetes it is follows from the component set.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path := fileOf(args)
 			c.folder = filepath.Dir(command.FromCaller(path))
-			set, err := c.readComponents()
+			set, _, err := readComponents(c.Path(c.Kubernetes.Components))
 			if err != nil {
 				return fmt.Errorf("--components: %w", err)
 			}
@@ -159,13 +158,4 @@ func review(data []byte, folder string) []Problem {
 		problems = append(problems, p)
 	}
 	return problems
-}
-
-// readComponents reads the component set.
-func (c *Config) readComponents() (*componentset.Set, error) {
-	data, err := command.ReadFile(c.Path(c.Kubernetes.Components), componentset.MaxEncoding)
-	if err != nil {
-		return nil, err
-	}
-	return componentset.Parse(data)
 }

@@ -10,13 +10,13 @@ package config
 
 import (
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/constellation-os/constellation/kubernetes/network"
 	"github.com/constellation-os/constellation/services/provider"
 )
 
@@ -118,11 +118,9 @@ func (c *Config) check() (out []Problem) {
 	if !slices.Contains(Providers(), c.Provider) {
 		failf("provider", "%.80q: want one of %s%s", c.Provider, strings.Join(Providers(), ", "), suggest(c.Provider, Providers()))
 	}
-	at("endpoint", provider.CheckEndpoint(c.Endpoint))
+	at("endpoint", network.CheckEndpoint(c.Endpoint))
 	for i, name := range c.APIServerNames {
-		if _, err := netip.ParseAddr(name); err != nil && provider.CheckEndpoint(name+":1") != nil {
-			failf(fmt.Sprintf("apiServerNames[%d]", i), "%.80q is neither a name nor an address", name)
-		}
+		at(fmt.Sprintf("apiServerNames[%d]", i), network.CheckHost(name))
 	}
 	c.Kubernetes.check(failf)
 	c.Attestation.check(failf)
@@ -144,31 +142,9 @@ func (k *Kubernetes) check(failf func(path, format string, args ...any)) {
 			failf(fmt.Sprintf("kubernetes.sources[%d]", i), "%.80q: want the base URL of a registry, http:// or https://, without credentials", s)
 		}
 	}
-	pods, podErr := parseNetwork(k.PodNetwork)
-	services, serviceErr := parseNetwork(k.ServiceNetwork)
-	if podErr != nil {
-		failf("kubernetes.podNetwork", "%v", podErr)
+	if _, err := network.Parse(k.PodNetwork, k.ServiceNetwork); err != nil {
+		failf("kubernetes", "%v", err)
 	}
-	if serviceErr != nil {
-		failf("kubernetes.serviceNetwork", "%v", serviceErr)
-	}
-	if podErr == nil && serviceErr == nil && pods.Overlaps(services) {
-		failf("kubernetes.serviceNetwork", "%s overlaps with the pods' network %s", services, pods)
-	}
-}
-
-func parseNetwork(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
-	if err != nil || !p.Addr().Is4() {
-		return netip.Prefix{}, fmt.Errorf("%.80q: want an IPv4 network such as %s", s, DefaultPodNetwork)
-	}
-	if p != p.Masked() {
-		return netip.Prefix{}, fmt.Errorf("%.80q has bits behind its prefix: is %s meant?", s, p.Masked())
-	}
-	if p.Bits() < 8 || p.Bits() > 24 {
-		return netip.Prefix{}, fmt.Errorf("%.80q: want a prefix of 8 to 24 bits", s)
-	}
-	return p, nil
 }
 
 func (a *Attestation) check(failf func(path, format string, args ...any)) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/constellation-os/constellation/cli/command"
 	"github.com/constellation-os/constellation/cli/policy"
+	"github.com/constellation-os/constellation/kubernetes/componentset"
 	"github.com/constellation-os/constellation/measurements"
 )
 
@@ -20,7 +21,8 @@ func (c *Config) checkFiles() (out []Problem) {
 			out = append(out, Problem{Path: path, Text: fmt.Sprintf("%s: %v", file, err)})
 		}
 	}
-	at("kubernetes.components", c.Kubernetes.Components, c.checkComponents())
+	_, _, err := c.ReadComponents()
+	at("kubernetes.components", c.Kubernetes.Components, err)
 	for i, name := range c.Attestation.Measurements {
 		_, err := c.ReadMeasurements(name)
 		at(fmt.Sprintf("attestation.measurements[%d]", i), name, err)
@@ -42,12 +44,23 @@ func (c *Config) checkFiles() (out []Problem) {
 	return out
 }
 
-func (c *Config) checkComponents() error {
-	set, err := c.readComponents()
+// ReadComponents reads the component set, which must be of the Kubernetes that the
+// configuration names.
+func (c *Config) ReadComponents() (*componentset.Set, []byte, error) {
+	set, data, err := readComponents(c.Path(c.Kubernetes.Components))
 	if err == nil && set.Kubernetes != c.Kubernetes.Version {
 		err = fmt.Errorf("it is a set of Kubernetes %s, and kubernetes.version says %s", set.Kubernetes, c.Kubernetes.Version)
 	}
-	return err
+	return set, data, err
+}
+
+func readComponents(path string) (*componentset.Set, []byte, error) {
+	data, err := command.ReadFile(path, componentset.MaxEncoding)
+	if err != nil {
+		return nil, nil, err
+	}
+	set, err := componentset.Parse(data)
+	return set, data, err
 }
 
 // ReadMeasurements reads one of the files with measurements.

@@ -91,11 +91,18 @@ func onStep(call int, step api.Step) error {
 	return nil
 }
 
-// The scripts in testdata see the command as people do. They find an image, a bundle and
-// a free port in $PORT.
+// The scripts in testdata see the command as people do. They find an image, in $OTHER one
+// whose measurements are another's, a bundle, and free ports in $PORT
+// and $OTHERPORT.
 func TestScripts(t *testing.T) {
-	image := t.TempDir()
-	writeImage(t, image)
+	image, other := t.TempDir(), t.TempDir()
+	writeImage(t, image, artifacttest.DefaultUKI())
+	writeImage(t, other, artifacttest.DefaultUKI().With(".cmdline", []byte("other")))
+	// The disk of one, with the measurements of another.
+	if err := os.Rename(filepath.Join(image, "measurements.json"), filepath.Join(other, "measurements.json")); err != nil {
+		t.Fatal(err)
+	}
+	writeImage(t, image, artifacttest.DefaultUKI())
 	bundleDir := filepath.Join(t.TempDir(), "bundle")
 	if _, err := bundle.Create(bundleDir, bundletest.Contents(t)); err != nil {
 		t.Fatal(err)
@@ -104,9 +111,16 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
 			port, err := freePort()
+			if err != nil {
+				return err
+			}
+			otherPort, err := freePort()
 			env.Setenv("CONSTELLATION_IMAGE", image)
+			env.Setenv("OTHER", other)
+			env.Setenv("CONSTELLATION_FIRMWARE", image)
 			env.Setenv("CONSTELLATION_BUNDLE", bundleDir)
 			env.Setenv("PORT", strconv.Itoa(port))
+			env.Setenv("OTHERPORT", strconv.Itoa(otherPort))
 			// A script that fails leaves nothing running.
 			env.Defer(func() { endSupervisors(env.WorkDir) })
 			return err
@@ -117,18 +131,18 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func writeImage(t *testing.T, dir string) {
+func writeImage(t *testing.T, dir string, uki artifacttest.UKISections) {
 	t.Helper()
 	for name, content := range map[string][]byte{
-		"disk.raw": artifacttest.Disk(artifacttest.File{Path: artifacttest.BootFile, Content: artifacttest.DefaultUKI().Encode()}),
-		"code.fd":  artifacttest.FirmwareCode(), "vars.fd": artifacttest.FirmwareVariables(),
+		"disk.raw":        artifacttest.Disk(artifacttest.File{Path: artifacttest.BootFile, Content: uki.Encode()}),
+		"OVMF_CODE_4M.fd": artifacttest.FirmwareCode(), "OVMF_VARS_4M.fd": artifacttest.FirmwareVariables(),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	p, err := predict.FromFiles(predict.Files{
-		Disk: filepath.Join(dir, "disk.raw"), FirmwareCode: filepath.Join(dir, "code.fd"), FirmwareVariables: filepath.Join(dir, "vars.fd"),
+		Disk: filepath.Join(dir, "disk.raw"), FirmwareCode: filepath.Join(dir, "OVMF_CODE_4M.fd"), FirmwareVariables: filepath.Join(dir, "OVMF_VARS_4M.fd"),
 	})
 	if err != nil {
 		t.Fatal(err)

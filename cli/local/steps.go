@@ -20,11 +20,13 @@ import (
 	"github.com/constellation-os/constellation/cli/local/machine"
 	"github.com/constellation-os/constellation/cli/local/network"
 	"github.com/constellation-os/constellation/cli/local/supervisor"
+	climeasurements "github.com/constellation-os/constellation/cli/measurements"
 	"github.com/constellation-os/constellation/cli/progress"
 	"github.com/constellation-os/constellation/keys"
 	"github.com/constellation-os/constellation/keys/initsecret"
 	"github.com/constellation-os/constellation/kubernetes/bundle"
 	"github.com/constellation-os/constellation/measurements"
+	"github.com/constellation-os/constellation/measurements/predict"
 )
 
 // Names of files in an image's folder.
@@ -114,13 +116,22 @@ func (u *up) makeFiles() error {
 	}
 	u.report.End("config", progress.Done, "Kubernetes %s", version)
 
-	u.begin("measurements", "measurements fetch %s", u.flags.image)
+	u.begin("measurements", "measurements fetch %s; constellation measurements verify %[1]s", u.flags.image)
 	if _, err := copySmall(filepath.Join(u.flags.image, measurementsFile), u.path(measurementsFile)); err != nil {
 		return err
 	}
 	p, err := readPrediction(u.path(measurementsFile))
 	if err != nil {
 		return err
+	}
+	differ, err := climeasurements.Verify(predict.Files{
+		Disk: u.flags.image, FirmwareCode: u.flags.firmwareCode, FirmwareVariables: u.flags.firmwareVars,
+	}, p)
+	if err != nil {
+		return err
+	}
+	if len(differ) > 0 {
+		return fmt.Errorf("the image in %s is not the one that its %s is of: PCR %v would differ\nwhat to do: build the image again, or get both from its maker", u.flags.image, measurementsFile, differ)
 	}
 	u.report.End("measurements", progress.Done, "%s %s %s", p.Image.Name, p.Image.Flavour, p.Image.Version)
 

@@ -22,6 +22,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"github.com/constellation-os/constellation/attestation"
@@ -57,7 +58,7 @@ func (n *Node) Serve(ctx context.Context, l net.Listener, issuer attestation.Iss
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(grpc.Creds(channel))
+	server := grpc.NewServer(grpc.Creds(channel), grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second}))
 	api.RegisterBootstrapperServer(server, n)
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()
