@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -194,6 +195,22 @@ func TestHostileServers(t *testing.T) {
 	p := newProvider(func() (netip.Addr, error) { return netip.Addr{}, ErrNoGateway }, 80)
 	if _, err := p.Self(t.Context()); !errors.Is(err, ErrNoGateway) {
 		t.Errorf("without a gateway: %v", err)
+	}
+}
+
+// TestPage: the document that docs/providers.md shows is one.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/providers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```json\n")
+	example, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("the page shows none")
+	}
+	if _, err := Parse([]byte(example)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -5,6 +5,7 @@ package static
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -100,4 +101,21 @@ func FuzzNew(f *testing.F) {
 			t.Fatalf("self is %+v, %v", self, err)
 		}
 	})
+}
+
+// TestPage: the inventory that docs/providers.md shows is one.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/providers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "## static")
+	_, rest, _ = strings.Cut(rest, "```json\n")
+	example, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("the page shows none")
+	}
+	if _, err := New([]byte(example)); err != nil {
+		t.Error(err)
+	}
 }
