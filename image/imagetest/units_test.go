@@ -95,3 +95,75 @@ func exposure(t *testing.T, root, unit string) string {
 	}
 	return strings.Fields(verdict)[0]
 }
+
+// TestNothingWaitsForTheStateDisk: no unit that starts at boot wants a folder that is on the state disk, which is opened
+// later by such units. Some settings want one without naming it.
+func TestNothingWaitsForTheStateDisk(t *testing.T) {
+	tree := readRoot(t)
+	const units = "usr/lib/systemd/system/"
+	settings := map[string]string{}
+	started := map[string]bool{"default.target": true}
+	for p, node := range tree {
+		name, ok := strings.CutPrefix(p, units)
+		if !ok {
+			continue
+		}
+		folder, file, below := strings.Cut(name, "/")
+		switch {
+		case !below:
+			settings[name] = string(node.Content) + settings[name]
+		case strings.HasSuffix(folder, ".d"):
+			unit := strings.TrimSuffix(folder, ".d")
+			settings[unit] += string(node.Content)
+		default:
+			started[file] = true // a link below TARGET.wants
+		}
+	}
+	if len(started) < 10 {
+		t.Fatalf("only %d units start at boot", len(started))
+	}
+	for unit := range started {
+		if wants := wantsStateDisk(settings[unit]); wants != "" {
+			t.Errorf("%s has %s", unit, wants)
+		}
+	}
+	// Units that bring others along are looked at too.
+	for _, unit := range []string{"basic.target", "sysinit.target", "multi-user.target", "local-fs.target"} {
+		if wants := wantsStateDisk(settings[unit]); wants != "" {
+			t.Errorf("%s has %s", unit, wants)
+		}
+	}
+}
+
+// wantsStateDisk returns the setting by which a unit depends on the state disk.
+func wantsStateDisk(unit string) string {
+	private := ""
+	for line := range strings.Lines(unit) {
+		line = strings.TrimSpace(line)
+		key, value, _ := strings.Cut(line, "=")
+		switch key {
+		case "PrivateTmp":
+			private = value
+		case "StateDirectory", "CacheDirectory", "LogsDirectory":
+			return line
+		case "RequiresMountsFor", "WantsMountsFor":
+			for path := range strings.FieldsSeq(value) {
+				for _, place := range []string{"/state", "/var", "/opt", "/etc/kubernetes", "/etc/cni"} {
+					if path == place || strings.HasPrefix(path, place+"/") {
+						return line
+					}
+				}
+			}
+		case "Wants", "Requires", "BindsTo":
+			for name := range strings.FieldsSeq(value) {
+				if name == "state-disk.target" || name == "var.mount" || name == "state.mount" {
+					return line
+				}
+			}
+		}
+	}
+	if private != "" && private != "no" {
+		return "PrivateTmp=" + private
+	}
+	return ""
+}
