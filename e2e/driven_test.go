@@ -58,12 +58,16 @@ func (d *driven) ask(t *testing.T, request driver.Request) driver.Response {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), requestDeadline)
 	defer cancel()
+	begin := time.Now()
 	if err := d.send(ctx, request); err != nil {
 		t.Fatal(err)
 	}
 	line, err := d.Line(ctx, driver.Port)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Logf("%s took %.1f s", describe(request), took.Seconds())
 	}
 	var response driver.Response
 	if err := json.Unmarshal(line, &response); err != nil {

@@ -153,6 +153,9 @@ func TestStateDisk(t *testing.T) {
 		d.mustHaveClosed(t)
 	})
 	copyFile(t, c.StateDisk, older)
+	if err := os.Truncate(c.StateDisk, 2*machine.StateDiskSize); err != nil {
+		t.Fatal(err)
+	}
 
 	t.Run("another boot", func(t *testing.T) {
 		d := drive(t, c)
@@ -173,6 +176,11 @@ func TestStateDisk(t *testing.T) {
 			if got := d.must(t, driver.Request{Read: place + "/kept"}).Output; !bytes.Equal(got, content) {
 				t.Errorf("%s/kept is another after a reboot", place)
 			}
+		}
+		d.call(t, driver.DiskCall{Method: "Grow"})
+		again := d.must(t, driver.Request{Run: []string{"resize2fs", opened.Device}})
+		if opened.Size < 3*machine.StateDiskSize/2 || !strings.Contains(string(again.Output), "Nothing to do") {
+			t.Errorf("the disk has grown, and after Grow the volume has %d bytes, resize2fs says: %s", opened.Size, again.Output)
 		}
 		d.end(t, "poweroff", "guest-shutdown")
 		d.shows(t, "the state disk stays closed", "the state disk is open")

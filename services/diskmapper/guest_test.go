@@ -191,10 +191,29 @@ func (silent) Advance(context.Context, string, disk.Generation, disk.Generation)
 
 func TestRequestsAreChecked(t *testing.T) {
 	ctx, s := t.Context(), start(t, Serial)
-	_, err := client.Open(ctx, s.conn, make([]byte, 31), nil, disk.Unwitnessed())
-	wantProblem(t, err, diskmapper.Problem_REASON_REQUEST, "")
-	_, err = s.Rekey(ctx, &diskmapper.RekeyRequest{OldKey: newKey()})
-	wantProblem(t, err, diskmapper.Problem_REASON_REQUEST, "")
+	refused := func(err error, message string) {
+		t.Helper()
+		wantProblem(t, err, diskmapper.Problem_REASON_REQUEST, "")
+		if err == nil || !strings.Contains(err.Error(), message) {
+			t.Errorf("got %v, want %q in it", err, message)
+		}
+	}
+	open := func(key []byte, format *diskmapper.Format) error {
+		_, err := client.Open(ctx, s.conn, key, format, disk.Unwitnessed())
+		return err
+	}
+	refused(open(make([]byte, 31), nil), "the key must have 32 bytes")
+	refused(open(make([]byte, disk.KeySize), nil), "the key is zero")
+	refused(open(newKey(), &diskmapper.Format{Uuid: "../state", Take: true}), "must be a UUID")
+	refused(open(newKey(), &diskmapper.Format{}), "must be a UUID")
+	key := newKey()
+	rekey := func(old, next []byte) error {
+		_, err := s.Rekey(ctx, &diskmapper.RekeyRequest{OldKey: bytes.Clone(old), NewKey: bytes.Clone(next)})
+		return err
+	}
+	refused(rekey(key, nil), "the new key must have 32 bytes")
+	refused(rekey(make([]byte, disk.KeySize), key), "the old key is zero")
+	refused(rekey(key, key), "the new key is the old one")
 	stream, err := s.Open(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -203,7 +222,74 @@ func TestRequestsAreChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = stream.Recv()
-	wantProblem(t, err, diskmapper.Problem_REASON_REQUEST, "")
+	refused(err, "the first message must be Start")
+	if _, err := s.Inspect(ctx, &diskmapper.InspectRequest{}); err != nil {
+		t.Errorf("after refused calls the disk cannot be looked at: %v", err)
+	}
+}
+
+// leaving is a witness whose caller goes away when it is asked.
+type leaving struct{ leave func() }
+
+func (l leaving) Advance(ctx context.Context, _ string, _, _ disk.Generation) error {
+	l.leave()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestCallersLeaveAndCollide: a caller that goes away in the middle leaves a disk that the next one opens; while one is at
+// work the others are told to come again.
+func TestCallersLeaveAndCollide(t *testing.T) {
+	s, key := start(t, Serial), newKey()
+	if _, err := client.Open(t.Context(), s.conn, key, &diskmapper.Format{Uuid: disk.NewUUID(), Take: true}, disk.Unwitnessed()); err != nil {
+		t.Fatal(err)
+	}
+	shut(t)
+	ctx, leave := context.WithCancel(t.Context())
+	_, err := client.Open(ctx, s.conn, key, nil, leaving{func() {
+		_, err := s.Inspect(t.Context(), &diskmapper.InspectRequest{})
+		wantProblem(t, err, diskmapper.Problem_REASON_BUSY, "")
+		_, err = s.Grow(t.Context(), &diskmapper.GrowRequest{})
+		wantProblem(t, err, diskmapper.Problem_REASON_BUSY, "")
+		_, err = client.Open(t.Context(), s.conn, key, nil, disk.Unwitnessed())
+		wantProblem(t, err, diskmapper.Problem_REASON_BUSY, "")
+		leave()
+	}})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("the caller that left got %v", err)
+	}
+	retry(t, func() error {
+		_, err := client.Open(t.Context(), s.conn, key, nil, disk.Unwitnessed())
+		return err
+	})
+	shut(t)
+
+	// The same while the file system is made.
+	ctx, leave = context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer leave()
+	if _, err := client.Open(ctx, s.conn, key, &diskmapper.Format{Uuid: disk.NewUUID(), Take: true}, disk.Unwitnessed()); err == nil {
+		t.Fatal("formatting took no time")
+	}
+	retry(t, func() error {
+		_, err := client.Open(t.Context(), s.conn, key, &diskmapper.Format{Uuid: disk.NewUUID()}, disk.Unwitnessed())
+		return err
+	})
+	shut(t)
+}
+
+// retry calls again while the service is busy, for as long as that may take.
+func retry(t *testing.T, call func() error) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := call()
+		if client.ProblemOf(err).GetReason() == diskmapper.Problem_REASON_BUSY && time.Now().Before(deadline) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
 }
 
 func TestNoDisk(t *testing.T) {

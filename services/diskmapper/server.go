@@ -5,13 +5,16 @@
 package diskmapper
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 
 	"google.golang.org/grpc"
 
 	"github.com/constellation-os/constellation/disk"
+	"github.com/constellation-os/constellation/disk/luks2"
 	"github.com/constellation-os/constellation/services/api/diskmapper"
 )
 
@@ -99,8 +102,11 @@ func (s *Server) open(stream grpc.BidiStreamingServer[diskmapper.OpenRequest, di
 		return nil, requestError("the first message must be Start")
 	}
 	defer clear(start.Key)
-	if len(start.Key) != disk.KeySize {
-		return nil, requestError("the key must have 32 bytes")
+	if err := checkKey("the key", start.Key); err != nil {
+		return nil, err
+	}
+	if start.Format != nil && !luks2.ValidUUID(start.Format.Uuid) {
+		return nil, requestError("the disk's name must be a UUID in lower case")
 	}
 	ctx := stream.Context()
 	path, done, err := s.begin(ctx)
@@ -120,6 +126,17 @@ func (s *Server) open(stream grpc.BidiStreamingServer[diskmapper.OpenRequest, di
 		witness = &caller{stream}
 	}
 	return disk.Open(ctx, path, start.Key, witness)
+}
+
+// checkKey refuses what cannot be a key. A key of zeros is what is left of one that was cleared too early.
+func checkKey(name string, key []byte) error {
+	if len(key) != disk.KeySize {
+		return requestError(name + " must have 32 bytes")
+	}
+	if bytes.Equal(key, make([]byte, disk.KeySize)) {
+		return requestError(name + " is zero")
+	}
+	return nil
 }
 
 // caller is the caller as the disk's witness: it has the cluster judge.
@@ -151,8 +168,11 @@ func (c *caller) Advance(_ context.Context, uuid string, from, to disk.Generatio
 func (s *Server) Rekey(ctx context.Context, request *diskmapper.RekeyRequest) (*diskmapper.RekeyResponse, error) {
 	defer clear(request.OldKey)
 	defer clear(request.NewKey)
-	if len(request.OldKey) != disk.KeySize || len(request.NewKey) != disk.KeySize {
-		return nil, fail(requestError("both keys must have 32 bytes"))
+	if err := errors.Join(checkKey("the old key", request.OldKey), checkKey("the new key", request.NewKey)); err != nil {
+		return nil, fail(err)
+	}
+	if bytes.Equal(request.OldKey, request.NewKey) {
+		return nil, fail(requestError("the new key is the old one"))
 	}
 	err := s.withDevice(ctx, func(device disk.Device) error { return disk.Rekey(device, request.OldKey, request.NewKey) })
 	if err != nil {
