@@ -14,7 +14,7 @@ import (
 )
 
 // routeFile is the kernel's IPv4 routing table as text (proc_net(5)).
-const routeFile = "/proc/net/route"
+const routeFile = "/proc/self/net/route"
 
 // maxRoutes is how much of the table is read, in bytes: 128 a line.
 const maxRoutes = 1 << 20
