@@ -57,7 +57,7 @@ func (u *up) preflight() error {
 		}, filepath.Dir(string(u.dir))))
 	}
 	if u.flags.bundle == "" {
-		errs = append(errs, fmt.Errorf("no bundle of Kubernetes' components: name its folder with --bundle (or $%s); tools/bazel build //kubernetes:bundle makes bazel-bin/kubernetes/bundle", bundleEnv))
+		errs = append(errs, fmt.Errorf("no bundle of Kubernetes' components: name its folder with --bundle (or $%s); tools/bazel build //kubernetes:bundle makes bazel-bin/kubernetes/bundle.oci", bundleEnv))
 	} else if _, err := u.options.Bundle(u.flags.bundle); err != nil {
 		errs = append(errs, err)
 	}

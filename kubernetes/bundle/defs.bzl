@@ -107,7 +107,8 @@ oci_image = rule(
 )
 
 def _component_bundle_impl(ctx):
-    out = ctx.actions.declare_directory(ctx.label.name)
+    # Not the name alone: the Go package of that name has its files below it.
+    out = ctx.actions.declare_directory(ctx.label.name + ".oci")
     programs = []
     for name, places in sorted(ctx.attr.programs.items()):
         image, path, install_path = places
