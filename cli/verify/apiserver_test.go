@@ -19,7 +19,7 @@ import (
 // and carries the command's questions to the pod of each, where nobody is in this test:
 // it connects to no pod at an address of its own machine, and says so.
 func TestAPIServer(t *testing.T) {
-	c := controlplanetest.Start(t)
+	c := controlplanetest.Start(t, "--allow-privileged=true") // as kubeadm starts it
 	c.Manifest(t, "../../kubernetes/manifests/verificationservice/verificationservice.yaml")
 	c.ServiceAccount(t, "kube-system", "admin")
 	c.BindClusterRole(t, "cluster-admin", "kube-system", "admin")
