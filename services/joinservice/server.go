@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/disk"
 	"github.com/constellation-os/constellation/keys"
 	api "github.com/constellation-os/constellation/services/api/joinservice"
@@ -268,5 +267,3 @@ func checkStep(from, to disk.Generation) error {
 
 // Close wipes the secrets that are kept.
 func (s *Server) Close() { s.measurement.wipe() }
-
-var _ attestation.Verifier = (*Policy)(nil)
