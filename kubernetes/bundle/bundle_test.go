@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	godigest "github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/constellation-os/constellation/kubernetes/bundle"
@@ -289,6 +290,77 @@ func TestLayers(t *testing.T) {
 				t.Errorf("got %v, want %v", found, tc.want)
 			}
 		})
+	}
+}
+
+// TestConfigOfOtherLayers: a configuration that names other layers than the manifest, as
+// a container runtime would find while it unpacks.
+func TestConfigOfOtherLayers(t *testing.T) {
+	for name, change := range map[string]func(*v1.Image){
+		"another layer": func(c *v1.Image) { c.RootFS.DiffIDs[1] = c.RootFS.DiffIDs[0] },
+		"too few":       func(c *v1.Image) { c.RootFS.DiffIDs = c.RootFS.DiffIDs[:1] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, b := made(t, nil)
+			pause, _ := b.Set().Image("pause")
+			replace(t, dir, b, pause, change)
+			found := faults(openAndVerify(dir))
+			if len(found) != 1 || found[0].Component != "pause" || !errors.Is(found[0], bundle.ErrContent) {
+				t.Errorf("got %v", found)
+			}
+		})
+	}
+}
+
+// replace gives an image another configuration, with a manifest, an index and a set to match.
+func replace(t *testing.T, dir string, b *bundle.Bundle, c componentset.Component, change func(*v1.Image)) {
+	t.Helper()
+	read := func(digest string, into any) {
+		data, err := os.ReadFile(blob(dir, digest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(data, into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(v any) (digest string, size int64) {
+		data, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest = oci.Digest(data)
+		if err := os.WriteFile(blob(dir, digest), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return digest, int64(len(data))
+	}
+	var manifest v1.Manifest
+	var config v1.Image
+	read(c.Digest, &manifest)
+	read(string(manifest.Config.Digest), &config)
+	change(&config)
+	digest, size := write(config)
+	manifest.Config.Digest, manifest.Config.Size = godigest.Digest(digest), size
+	digest, size = write(manifest)
+	components := slices.Clone(b.Set().Components)
+	for i := range components {
+		if components[i].Name == c.Name {
+			components[i].Digest, components[i].Size = digest, size
+		}
+	}
+	set, err := componentset.New(b.Set().Kubernetes, components)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := os.ReadFile(filepath.Join(dir, "index.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{bundle.SetFile: set.Encode(), "index.json": bytes.ReplaceAll(index, []byte(c.Digest), []byte(digest))} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 var (
 	// ErrBusy says that another Install is at work below the same root.
 	ErrBusy = errors.New("another installation is at work")
+	// ErrProgram says that the set contradicts itself, whatever the sources are.
+	ErrProgram = errors.New("the image that the set names has another file in the program's place")
 	// ErrNoSources says that something is to be fetched and there is nowhere to fetch it from.
 	ErrNoSources = errors.New("nowhere to fetch components from: no sources")
 )

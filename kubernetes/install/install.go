@@ -84,7 +84,8 @@ func (i *Installed) Program(name string) (string, bool) {
 // failure, and then goes on. Afterwards the set that was current before is still
 // there, and what neither of the two needs is gone.
 //
-// Errors to act on: *FetchError, *SpaceError, ErrBusy, ErrNoSources.
+// Errors to act on: *FetchError, *SpaceError, ErrBusy, ErrNoSources,
+// ErrProgram.
 func Install(ctx context.Context, set *componentset.Set, o Options) (*Installed, error) {
 	// Whatever made the set, it is used as its encoding says.
 	set, err := componentset.Parse(set.Encode())

@@ -8,9 +8,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/constellation-os/constellation/kubernetes/bundle/bundletest"
+	"github.com/constellation-os/constellation/kubernetes/componentset"
 )
 
 func TestInstall(t *testing.T) {
@@ -48,5 +51,35 @@ func TestInstall(t *testing.T) {
 	}
 	if _, err := Install(t.Context(), b.Set(), Options{Root: root}); !errors.Is(err, ErrNoSources) {
 		t.Errorf("without sources: %v", err)
+	}
+}
+
+// TestWrongProgram: a program is run only if it is the set's, however right its image is.
+func TestWrongProgram(t *testing.T) {
+	b := bundletest.Small(t)
+	server := httptest.NewServer(b.Handler())
+	defer server.Close()
+	for name, change := range map[string]func(*componentset.Component){
+		"another digest": func(c *componentset.Component) { c.Digest = "sha256:" + strings.Repeat("0", 64) },
+		"shorter":        func(c *componentset.Component) { c.Size-- },
+		"longer":         func(c *componentset.Component) { c.Size++ },
+	} {
+		t.Run(name, func(t *testing.T) {
+			components := slices.Clone(b.Set().Components)
+			change(&components[slices.IndexFunc(components, func(c componentset.Component) bool { return c.Name == "kubelet" })])
+			set, err := componentset.New(b.Set().Kubernetes, components)
+			if err != nil {
+				t.Fatal(err)
+			}
+			root := t.TempDir()
+			_, err = Install(t.Context(), set, Options{Root: root, Sources: []string{server.URL}})
+			if !errors.Is(err, ErrProgram) || !strings.Contains(err.Error(), "program kubelet: ") {
+				t.Errorf("got %v", err)
+			}
+			entries, err := os.ReadDir(filepath.Join(root, setsDir))
+			if err != nil || len(entries) != 0 {
+				t.Errorf("in place: %v, %v", entries, err)
+			}
+		})
 	}
 }

@@ -20,11 +20,14 @@ import (
 
 const newPrefix = ".new-"
 
+// errDamaged says that a set's folder is not as Install left it.
+var errDamaged = errors.New("damaged")
+
 // place makes the set's folder, all of it or nothing.
 func (i *Installed) place(ctx context.Context, images map[string]*oci.Manifest) error {
 	if err := i.checkPlaced(ctx); err == nil {
 		return nil
-	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrContent) {
+	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDamaged) {
 		return err
 	}
 	sets := filepath.Dir(i.Dir)
@@ -63,7 +66,7 @@ func (i *Installed) place(ctx context.Context, images map[string]*oci.Manifest) 
 // checkPlaced reads the set's folder, if it is there.
 func (i *Installed) checkPlaced(ctx context.Context) error {
 	if _, err := readSet(i.Dir); err != nil {
-		return fmt.Errorf("%w: %w", ErrContent, err)
+		return fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	checked := map[string]bool{}
 	for _, c := range i.Set.Programs() {
@@ -76,7 +79,7 @@ func (i *Installed) checkPlaced(ctx context.Context) error {
 			return err
 		}
 		if !info.Mode().IsRegular() || info.Mode().Perm() != programMode || info.Size() != c.Size {
-			return ErrContent
+			return errDamaged
 		}
 		key := fmt.Sprint(inode(info), c.Digest)
 		if checked[key] {
@@ -101,7 +104,7 @@ func checkFile(path, digest string) error {
 		return err
 	}
 	if hexSum(sum) != oci.Hex(digest) {
-		return ErrContent
+		return errDamaged
 	}
 	return nil
 }
@@ -110,13 +113,17 @@ const programMode fs.FileMode = 0o755
 
 // writePrograms takes each program out of its image. Programs of one content are one file with several names.
 func (i *Installed) writePrograms(ctx context.Context, dir string, images map[string]*oci.Manifest) error {
-	first := map[string]string{} // where a content is already
+	type content struct {
+		digest string
+		size   int64
+	}
+	first := map[content]string{} // where it is already
 	for _, c := range i.Set.Programs() {
 		to := filepath.Join(dir, filepath.FromSlash(c.InstallPath))
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return err
 		}
-		if from, ok := first[c.Digest]; ok {
+		if from, ok := first[content{c.Digest, c.Size}]; ok {
 			if err := os.Link(from, to); err != nil {
 				return err
 			}
@@ -125,7 +132,7 @@ func (i *Installed) writePrograms(ctx context.Context, dir string, images map[st
 		if err := i.writeProgram(ctx, to, c, images[c.Image]); err != nil {
 			return fmt.Errorf("program %s: %w", c.Name, err)
 		}
-		first[c.Digest] = to
+		first[content{c.Digest, c.Size}] = to
 	}
 	return nil
 }
@@ -144,9 +151,9 @@ func (i *Installed) writeProgram(ctx context.Context, to string, c componentset.
 		case err != nil:
 			return err
 		case n != c.Size:
-			return fmt.Errorf("%w: want %d bytes", ErrSize, c.Size)
+			return fmt.Errorf("%w: want %d bytes", ErrProgram, c.Size)
 		case hexSum(sum) != oci.Hex(c.Digest):
-			return fmt.Errorf("%w: want %s", ErrContent, c.Digest)
+			return fmt.Errorf("%w: want %s", ErrProgram, c.Digest)
 		}
 		if err := f.Chmod(programMode); err != nil { // whatever the umask
 			return err
