@@ -27,17 +27,21 @@ func ask(ctx context.Context, nodes []node, v attestation.Verifier, limit time.D
 	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for i, n := range nodes {
-		group.Go(func() error {
-			began := time.Now()
-			r := &result{Name: n.name, Endpoint: n.endpoint, named: n.named}
-			r.Claims, r.err = askOne(ctx, n, v, limit)
-			r.Milliseconds = time.Since(began).Milliseconds()
-			results[i] = r
-			return nil
-		})
+		results[i] = &result{Name: n.name, Endpoint: n.endpoint, named: n.named}
+		group.Go(results[i].asking(ctx, n, v, limit))
 	}
 	group.Wait()
 	return results, ctx.Err()
+}
+
+// asking fills in what came of asking the node.
+func (r *result) asking(ctx context.Context, n node, v attestation.Verifier, limit time.Duration) func() error {
+	return func() error {
+		began := time.Now()
+		r.Claims, r.err = askOne(ctx, n, v, limit)
+		r.Milliseconds = time.Since(began).Milliseconds()
+		return nil
+	}
 }
 
 func askOne(ctx context.Context, n node, v attestation.Verifier, limit time.Duration) (*attestation.Claims, error) {
