@@ -111,9 +111,10 @@ func writeStatus(w io.Writer, s *supervisor.Status) error {
 
 func startCommand(folder func() supervisor.Dir) *cobra.Command {
 	return &cobra.Command{
-		Use:   "start MACHINE",
-		Short: "Switch a machine on",
-		Args:  cobra.ExactArgs(1),
+		Use:               "start MACHINE",
+		Short:             "Switch a machine on",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: machineNames(folder),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := folder()
 			return notRunning(dir, supervisor.NewClient(dir).Start(cmd.Context(), args[0]))
@@ -127,7 +128,8 @@ func stopCommand(folder func() supervisor.Dir) *cobra.Command {
 		Short: "Cut a machine's power",
 		Long: `stop ends a machine as a power cut does: its system is not asked. Its disk, TPM and
 console stay; start switches it on again.`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: machineNames(folder),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := folder()
 			return notRunning(dir, supervisor.NewClient(dir).Stop(cmd.Context(), args[0]))
@@ -142,7 +144,8 @@ func logsCommand(folder func() supervisor.Dir) *cobra.Command {
 		Short: "Show what a machine printed on its console",
 		Long: `logs shows what a machine printed on its serial console, of all its boots, the last 8 MiB
 at least. Control characters are left out. It works whether the machine runs or not.`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: machineNames(folder),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := folder()
 			spec, err := dir.Spec()
@@ -205,7 +208,8 @@ func consoleCommand(folder func() supervisor.Dir) *cobra.Command {
 		Long: `console shows what a machine prints on its serial console from now on, and sends it what
 is typed, a line at a time. Images have nothing that reads it, but those of the flavour
 qemu-debug. It ends with Ctrl-C, or Ctrl-D.`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: machineNames(folder),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := folder()
 			conn, err := supervisor.NewClient(dir).Console(cmd.Context(), args[0])
@@ -222,5 +226,20 @@ qemu-debug. It ends with Ctrl-C, or Ctrl-D.`,
 			_, _ = io.Copy(machine.NewLineWriter(cmd.OutOrStdout()), conn)
 			return nil
 		},
+	}
+}
+
+// machineNames completes the name of a machine.
+func machineNames(folder func() supervisor.Dir) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		spec, err := folder().Spec()
+		if err != nil || len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []cobra.Completion
+		for _, m := range spec.Machines {
+			names = append(names, m.Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
 }

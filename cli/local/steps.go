@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -193,13 +192,22 @@ func (u *up) writeSpec(initSecretHash string) error {
 		Machines: supervisor.Machines(u.flags.controlPlanes, u.flags.workers),
 		APIPort:  u.flags.apiPort, Endpoint: supervisor.Endpoint(), InitSecretHash: initSecretHash,
 	}
-	for from, to := range map[string]*string{
-		filepath.Join(u.flags.image, diskFile): &s.Disk, u.flags.firmwareCode: &s.FirmwareCode,
-		u.flags.firmwareVars: &s.FirmwareVars, u.flags.bundle: &s.Bundle,
+	// What the machines boot stays the same, whatever is built meanwhile.
+	for _, f := range []struct {
+		from, name string
+		to         *string
+	}{
+		{filepath.Join(u.flags.image, diskFile), diskFile, &s.Disk},
+		{u.flags.firmwareCode, "firmware-code.fd", &s.FirmwareCode},
+		{u.flags.firmwareVars, "firmware-vars.fd", &s.FirmwareVars},
 	} {
-		if *to, err = filepath.Abs(from); err != nil {
+		*f.to = u.path(f.name)
+		if err := keep(f.from, *f.to); err != nil {
 			return err
 		}
+	}
+	if s.Bundle, err = filepath.Abs(u.flags.bundle); err != nil {
+		return err
 	}
 	return u.dir.WriteSpec(s)
 }
@@ -291,27 +299,33 @@ func (u *up) finished() bool {
 	return err == nil
 }
 
+// keep makes a file stay as it is: a second name of it, or else a copy.
+func keep(from, to string) error {
+	from, err := filepath.EvalSymlinks(from)
+	if err != nil {
+		return err
+	}
+	if os.Link(from, to) == nil {
+		return nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
 // copySmall copies a file of a few MiB at most, and returns its content.
 func copySmall(from, to string) ([]byte, error) {
-	f, err := os.Open(from)
+	data, err := command.ReadFile(from, measurements.MaxPredictionSize)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, measurements.MaxPredictionSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > measurements.MaxPredictionSize {
-		return nil, &command.LimitError{Path: from, Limit: measurements.MaxPredictionSize}
-	}
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("%s exists already", to)
-	}
-	if err != nil {
-		return nil, err
-	}
-	_, err = out.Write(data)
-	return data, errors.Join(err, out.Close())
+	return data, os.WriteFile(to, data, 0o600)
 }

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/constellation-os/constellation/cli/cluster"
 	"github.com/constellation-os/constellation/cli/command"
@@ -76,6 +78,11 @@ ends what it has begun, and removes the cluster if it was new.`,
 				return err
 			}
 			u := &up{flags: f, dir: supervisor.Dir(dir), shown: string(folder()), report: r, options: o}
+			cmd.Flags().Visit(func(flag *pflag.Flag) {
+				if cmd.LocalNonPersistentFlags().Lookup(flag.Name) != nil && flag.Name != "timeout" {
+					u.chosen = append(u.chosen, "--"+flag.Name)
+				}
+			})
 			return u.run(cmd.Context())
 		},
 	}
@@ -109,7 +116,8 @@ type up struct {
 	report  *progress.Reporter
 	options Options
 
-	wasRunning bool // the supervisor, when the command began
+	chosen     []string // flags that say what the cluster is to be
+	wasRunning bool     // the supervisor, when the command began
 }
 
 // result is the command's, as JSON.
@@ -134,7 +142,7 @@ func (u *up) run(ctx context.Context) error {
 		return fmt.Errorf("%w\nwhat to do: name another folder with --dir", err)
 	}
 	if p == supervisor.Unfinished {
-		if err := u.dir.Remove(); err != nil { // nothing of it has ever run
+		if err := u.clear(); err != nil {
 			return err
 		}
 	}
@@ -147,9 +155,9 @@ func (u *up) run(ctx context.Context) error {
 			return err
 		}
 	}
-	unlock, err := u.dir.LockCommand()
+	unlock, err := u.lock()
 	if err != nil {
-		return fmt.Errorf("%s: %w\nwhat to do: wait for it, or end the cluster with \"constellation local down\"", u.shown, err)
+		return err
 	}
 	defer unlock()
 	began := !u.dir.Running()
@@ -160,6 +168,24 @@ func (u *up) run(ctx context.Context) error {
 		return errors.Join(err, u.cleanUp(fresh, began))
 	}
 	return u.explain(err, fresh)
+}
+
+// lock keeps other commands from making or starting the same cluster.
+func (u *up) lock() (unlock func(), err error) {
+	if unlock, err = u.dir.LockCommand(); err != nil {
+		return nil, fmt.Errorf("%s: %w\nwhat to do: wait for it, or end the cluster with \"constellation local down\"", u.shown, err)
+	}
+	return unlock, nil
+}
+
+// clear removes what a command left that was killed before anything ran.
+func (u *up) clear() error {
+	unlock, err := u.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return u.dir.Remove()
 }
 
 // check refuses what cannot be done.
@@ -183,6 +209,9 @@ func (u *up) build(ctx context.Context, fresh bool) error {
 	spec, err := u.dir.Spec()
 	if err != nil {
 		return err
+	}
+	if !fresh && len(u.chosen) > 0 {
+		u.report.Notef("the cluster in %s is there and stays what it is: %s is not heeded", u.shown, strings.Join(u.chosen, ", "))
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
