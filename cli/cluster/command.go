@@ -18,7 +18,6 @@ import (
 	"github.com/constellation-os/constellation/cli/progress"
 	"github.com/constellation-os/constellation/keys"
 	"github.com/constellation-os/constellation/keys/initsecret"
-	"github.com/constellation-os/constellation/measurements/printable"
 	"github.com/constellation-os/constellation/services/provider"
 )
 
@@ -84,11 +83,11 @@ Exit codes: 0 the cluster is there, 1 the machine was refused, 2 all else.`,
 // Explain shows what there is to an error besides its text: the comparison of a refusal,
 // the node's journal. It returns the error to end the command with.
 func Explain(cmd *cobra.Command, r *progress.Reporter, err error) error {
+	r.Fail(err)
 	var refused *RefusalError
 	var failed *InitError
 	switch {
 	case errors.As(err, &refused):
-		r.Report(progress.Event{State: progress.Failed, Step: "verify", Text: attestationText(refused)})
 		fmt.Fprintln(cmd.ErrOrStderr(), "constellation:", err)
 		if c := tpm.Explanation(err); c != nil {
 			fmt.Fprintln(cmd.ErrOrStderr())
@@ -205,5 +204,3 @@ func readClusterID(text, masterSecret string, demanded bool) ([]byte, error) {
 	}
 	return id[:], nil
 }
-
-func attestationText(e *RefusalError) string { return printable.Text(e.Err.Error(), maxWords) }

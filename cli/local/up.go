@@ -56,7 +56,9 @@ it a Kubernetes cluster. It is these commands in a row, and says which one it is
 Between them it starts the machines; they run on in the background when it returns.
 
 Run it again after a failure, or after this computer was restarted: it continues. Ctrl-C
-ends what it has begun, and removes the cluster if it was new.`,
+ends what it has begun, and removes the cluster if it was new.
+
+Exit codes: 0 the cluster is up, 1 the machine was refused, 2 all else.`,
 		Example: `  constellation local up
   constellation local up --memory 4096 --api-port 7443
   kubectl --kubeconfig constellation-local/constellation-kubeconfig get nodes`,
@@ -83,7 +85,10 @@ ends what it has begun, and removes the cluster if it was new.`,
 					u.chosen = append(u.chosen, "--"+flag.Name)
 				}
 			})
-			return u.run(cmd.Context())
+			if err := u.run(cmd.Context()); err != nil {
+				return cluster.Explain(cmd, r, err)
+			}
+			return nil
 		},
 	}
 	cmd.Flags().IntVar(&f.controlPlanes, "control-planes", 1, "machines that run the control plane")
@@ -130,7 +135,7 @@ type result struct {
 // Causes of the end of a run.
 var (
 	errTakenDown = errors.New("the cluster was taken down meanwhile")
-	errTimeout   = errors.New("it took too long")
+	errTimeout   = errors.New("it took too long (--timeout)")
 )
 
 func (u *up) run(ctx context.Context) error {

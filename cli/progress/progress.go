@@ -125,6 +125,13 @@ func (r *Reporter) Notef(format string, args ...any) {
 	r.Report(Event{State: Note, Text: fmt.Sprintf(format, args...)})
 }
 
+// Fail ends a command that failed, in a stream of objects; people see the error anyway.
+func (r *Reporter) Fail(err error) {
+	if r.json {
+		r.Report(Event{State: Failed, Text: err.Error()})
+	}
+}
+
 // Result ends a command that succeeded: v as JSON, or text for people.
 func (r *Reporter) Result(v any, text string) error {
 	r.Report(Event{State: Result, Result: v})
