@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ const (
 const (
 	upDeadline   = 20 * time.Minute
 	podsDeadline = 10 * time.Minute
+	bootTimeout  = 2 * time.Minute
 )
 
 // administrator runs the command as people do, in a folder of its own.
@@ -203,6 +205,49 @@ func TestLocalCluster(t *testing.T) {
 	}
 	if err := childless(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestKilled: whoever kills the command and the process in the background with SIGKILL
+// leaves no machine running, and nothing that down does not remove.
+func TestKilled(t *testing.T) {
+	a := newAdministrator(t)
+	cmd := exec.Command(os.Getenv(commandEnv), "local", "up", "--api-port", strconv.Itoa(a.port), "--dir", a.dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	console := filepath.Join(a.dir, "machines", "control-plane-1", "console.log")
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		if text, err := os.ReadFile(console); err == nil && bytes.Contains(text, []byte("BdsDxe: starting")) {
+			break
+		}
+		if time.Since(began) > bootTimeout {
+			t.Fatal("the machine does not boot")
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(a.dir, "supervisor.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(cmd.Process.Kill(), syscall.Kill(pid, syscall.SIGKILL)); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // says that it was killed
+	if err := childless(); err != nil {
+		t.Error(err)
+	}
+	if _, stderr, code := a.run(t, "local", "status"); code != 2 || !strings.Contains(stderr, "is not running") {
+		t.Errorf("status ended with %d\n%s", code, stderr)
+	}
+	if _, stderr, code := a.run(t, "local", "down"); code != 0 {
+		t.Errorf("down ended with %d\n%s", code, stderr)
+	}
+	if _, err := os.Lstat(a.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder is there: %v", err)
 	}
 }
 
