@@ -52,6 +52,15 @@ type Trust struct {
 
 // Verifier makes the verifier.
 func (t Trust) Verifier() (attestation.Verifier, error) {
+	document, err := t.document()
+	if err != nil {
+		return nil, err
+	}
+	return tpm.NewVerifier(document, tpm.VerifierOptions{Predictions: t.Predictions})
+}
+
+// document is the policy.
+func (t Trust) document() (*policy.Document, error) {
 	draft := policy.Draft{Authorities: t.Authorities, Inventory: t.Inventory}
 	for _, p := range t.Predictions {
 		set, err := accepted.FromPrediction(p, p.Image.Name+" "+p.Image.Flavour+" "+p.Image.Version, t.NotAfter)
@@ -70,11 +79,7 @@ func (t Trust) Verifier() (attestation.Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	document, err := policy.Parse(data)
-	if err != nil {
-		return nil, err
-	}
-	return tpm.NewVerifier(document, tpm.VerifierOptions{Predictions: t.Predictions})
+	return policy.Parse(data)
 }
 
 // RefusalError says that a machine was not believed, and that nothing was sent to it.
