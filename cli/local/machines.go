@@ -164,7 +164,7 @@ at least. Control characters are left out. It works whether the machine runs or 
 
 // showLog shows the files of a console, and what is appended.
 func showLog(cmd *cobra.Command, dir supervisor.Dir, name string, follow bool) error {
-	out := machine.NewLineWriter(cmd.OutOrStdout())
+	out := machine.NewTextWriter(cmd.OutOrStdout())
 	if err := copyFile(out, dir.OlderConsoleFile(name)); err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ qemu-debug. It ends with Ctrl-C, or Ctrl-D.`,
 				_, _ = io.Copy(conn, cmd.InOrStdin())
 				conn.Close()
 			}()
-			_, _ = io.Copy(machine.NewLineWriter(cmd.OutOrStdout()), conn)
+			_, _ = io.Copy(machine.NewTextWriter(cmd.OutOrStdout()), conn)
 			return nil
 		},
 	}

@@ -136,12 +136,17 @@ func LastLines(console []byte, n int) string {
 // A LineWriter shows a console to people: whole lines, without anything that would
 // move their terminal's cursor or worse. It is not safe for concurrent use.
 type LineWriter struct {
-	to   io.Writer
-	line []byte
+	to     io.Writer
+	margin string
+	line   []byte
 }
 
-// NewLineWriter returns a writer that shows what is written to it on to.
-func NewLineWriter(to io.Writer) *LineWriter { return &LineWriter{to: to} }
+// NewLineWriter returns a writer that shows what is written to it on to, beside a
+// margin that tells it from what the program says.
+func NewLineWriter(to io.Writer) *LineWriter { return &LineWriter{to: to, margin: "  | "} }
+
+// NewTextWriter is NewLineWriter without the margin.
+func NewTextWriter(to io.Writer) *LineWriter { return &LineWriter{to: to} }
 
 // Write implements io.Writer. A line longer than 1 KiB is cut.
 func (w *LineWriter) Write(p []byte) (int, error) {
@@ -155,7 +160,7 @@ func (w *LineWriter) Write(p []byte) (int, error) {
 			if strings.TrimSpace(text) == "" {
 				continue
 			}
-			if _, err := io.WriteString(w.to, "  | "+text+"\n"); err != nil {
+			if _, err := io.WriteString(w.to, w.margin+text+"\n"); err != nil {
 				return 0, err
 			}
 		}
