@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -247,12 +248,17 @@ func TestCallersLeaveAndCollide(t *testing.T) {
 	shut(t)
 	ctx, leave := context.WithCancel(t.Context())
 	_, err := client.Open(ctx, s.conn, key, nil, leaving{func() {
-		_, err := s.Inspect(t.Context(), &diskmapper.InspectRequest{})
-		wantProblem(t, err, diskmapper.Problem_REASON_BUSY, "")
-		_, err = s.Grow(t.Context(), &diskmapper.GrowRequest{})
-		wantProblem(t, err, diskmapper.Problem_REASON_BUSY, "")
-		_, err = client.Open(t.Context(), s.conn, key, nil, disk.Unwitnessed())
-		wantProblem(t, err, diskmapper.Problem_REASON_BUSY, "")
+		inspect := func() error { _, err := s.Inspect(t.Context(), &diskmapper.InspectRequest{}); return err }
+		grow := func() error { _, err := s.Grow(t.Context(), &diskmapper.GrowRequest{}); return err }
+		open := func() error {
+			_, err := client.Open(t.Context(), s.conn, key, nil, disk.Unwitnessed())
+			return err
+		}
+		var calls sync.WaitGroup
+		for _, call := range []func() error{inspect, grow, open} {
+			calls.Go(func() { wantProblem(t, call(), diskmapper.Problem_REASON_BUSY, "") })
+		}
+		calls.Wait()
 		leave()
 	}})
 	if !errors.Is(err, context.Canceled) {

@@ -9,7 +9,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -18,13 +18,16 @@ import (
 	"github.com/constellation-os/constellation/services/api/diskmapper"
 )
 
-// Server serves the API. It works on one call at a time and refuses others meanwhile.
+// Server serves the API. It works on one call at a time; others wait a moment, and are then told to come again.
 type Server struct {
 	diskmapper.UnimplementedDiskMapperServer
 	finder *Finder
 	log    *slog.Logger
-	work   sync.Mutex
+	turn   chan struct{} // holds one value: whoever takes it may work
 }
+
+// turnPatience is how long a call waits for its turn: longer than a look at the disk takes, shorter than formatting it.
+const turnPatience = 5 * time.Second
 
 // maxMessage is the largest message that is read, in bytes. The longest has two keys.
 const maxMessage = 4096
@@ -32,26 +35,38 @@ const maxMessage = 4096
 // New makes a server for the disk that finder finds.
 func New(finder *Finder, log *slog.Logger) *grpc.Server {
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(16))
-	diskmapper.RegisterDiskMapperServer(s, &Server{finder: finder, log: log})
+	server := &Server{finder: finder, log: log, turn: make(chan struct{}, 1)}
+	server.turn <- struct{}{}
+	diskmapper.RegisterDiskMapperServer(s, server)
 	return s
 }
 
-// begin finds the disk and keeps other calls away until done.
-func (s *Server) begin(ctx context.Context) (path string, done func(), err error) {
-	if !s.work.TryLock() {
-		return "", nil, errBusy
+// begin waits for the call's turn, and keeps other calls away until done.
+func (s *Server) begin(ctx context.Context) (done func(), err error) {
+	patience := time.NewTimer(turnPatience)
+	defer patience.Stop()
+	select {
+	case <-s.turn:
+		return func() { s.turn <- struct{}{} }, nil
+	case <-patience.C:
+		return nil, errBusy
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	path, err = s.finder.Find(ctx)
-	if err != nil {
-		s.work.Unlock()
+}
+
+// beginOn is begin for a call that works on the disk, which may be slow to appear: nobody waits for that.
+func (s *Server) beginOn(ctx context.Context) (path string, done func(), err error) {
+	if path, err = s.finder.Find(ctx); err != nil {
 		return "", nil, err
 	}
-	return path, s.work.Unlock, nil
+	done, err = s.begin(ctx)
+	return path, done, err
 }
 
 // withDevice runs do with the disk's device.
 func (s *Server) withDevice(ctx context.Context, do func(disk.Device) error) error {
-	path, done, err := s.begin(ctx)
+	path, done, err := s.beginOn(ctx)
 	if err != nil {
 		return err
 	}
@@ -109,7 +124,7 @@ func (s *Server) open(stream grpc.BidiStreamingServer[diskmapper.OpenRequest, di
 		return nil, requestError("the disk's name must be a UUID in lower case")
 	}
 	ctx := stream.Context()
-	path, done, err := s.begin(ctx)
+	path, done, err := s.beginOn(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -185,10 +200,11 @@ func (s *Server) Rekey(ctx context.Context, request *diskmapper.RekeyRequest) (*
 
 // Grow implements the API.
 func (s *Server) Grow(ctx context.Context, _ *diskmapper.GrowRequest) (*diskmapper.GrowResponse, error) {
-	if !s.work.TryLock() {
-		return nil, fail(errBusy)
+	done, err := s.begin(ctx)
+	if err != nil {
+		return nil, fail(err)
 	}
-	defer s.work.Unlock()
+	defer done()
 	volume, err := disk.Current()
 	if err != nil {
 		return nil, fail(err)
