@@ -26,7 +26,7 @@ func TestLeftoversAreRemoved(t *testing.T) {
 			}
 		},
 		"opening, before dm-crypt": func(t *testing.T, uuid string) {
-			out, err := exec.Command("dmsetup", "create", openDisk.integrity, "--noudevsync", "--table", "0 8 zero").CombinedOutput()
+			out, err := exec.Command("dmsetup", "create", openDisk.integrity, "--noudevsync", "--table", "0 8 linear "+path+" 0").CombinedOutput()
 			if err != nil {
 				t.Fatalf("dmsetup: %v: %s", err, out)
 			}
