@@ -115,7 +115,7 @@ func TestApplyRefusals(t *testing.T) {
 		{"a namespace", `{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "c", "namespace": "x"}}`, "apply Node x/c: Node is in no namespace, and x is named"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), testTime)
 			defer cancel()
 			if err := Apply(ctx, c.Admin, objects(t, test.object), nil); err == nil || !strings.HasPrefix(err.Error(), test.says) {
 				t.Errorf("got  %v\nwant %s", err, test.says)
@@ -187,7 +187,7 @@ func TestAPIServerComesLater(t *testing.T) {
 func TestAnotherServer(t *testing.T) {
 	c, other := controlplanetest.Start(t), controlplanetest.NewPKI(t, t.TempDir())
 	c.Admin.CAFile = other.CAFile
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), testTime)
 	defer cancel()
 	err := Apply(ctx, c.Admin, objects(t, namespace), nil)
 	if err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") || ctx.Err() != nil {
