@@ -5,6 +5,7 @@
 package manifests
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"testing"
@@ -21,9 +22,10 @@ func awaitReady(t *testing.T, url string) {
 			if resp.StatusCode == http.StatusOK {
 				return
 			}
+			err = errors.New(resp.Status)
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s is not ready: %v, %v", url, resp, err)
+			t.Fatalf("%s is not ready: %v", url, err)
 		}
 	}
 }
