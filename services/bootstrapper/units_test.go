@@ -16,8 +16,8 @@ func TestUnitsFit(t *testing.T) {
 	config := kubeadm.ConfigFile(kubeadm.DefaultDirectory)
 	for unit, wants := range map[string][]string{
 		"units/" + steps.KubeletService:       {"ConditionPathExists=" + steps.KubeletGate, "StartLimitIntervalSec=0", "Restart=always"},
-		"units/" + steps.KubeadmFilesService:  {"ConditionPathExists=" + config, "Type=oneshot"},
-		"units/" + steps.KubeadmFinishService: {"ConditionPathExists=" + config, "Type=oneshot"},
+		"units/" + steps.KubeadmFilesService:  {"AssertPathExists=" + config, "Type=oneshot"},
+		"units/" + steps.KubeadmFinishService: {"AssertPathExists=" + config, "Type=oneshot"},
 		"../keyservice/secretsprovider/" + steps.SecretsProviderService: {
 			"ConditionPathExists=" + steps.SecretsProviderConfig, "RuntimeDirectory=constellation/secretsprovider", "RuntimeDirectoryPreserve=yes",
 			"ExecStart=/usr/bin/secretsprovider -config " + steps.SecretsProviderConfig,

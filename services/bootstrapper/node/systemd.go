@@ -27,21 +27,14 @@ func (s *Systemd) Start(ctx context.Context, unit string) error {
 	// A unit that failed too often in a short time would not start for that reason.
 	_, _ = s.run(ctx, "reset-failed", "--", unit) // it fails for a unit that was never loaded
 	_, err := s.run(ctx, "start", "--", unit)
-	active, state, stateErr := s.Active(ctx, unit)
-	switch {
-	// What does not start because of a condition is no failure to systemctl.
-	case err == nil && stateErr == nil && !active && strings.HasSuffix(state, unmet):
-		return fmt.Errorf("%s is %s", unit, state)
-	case err == nil:
+	if err == nil {
 		return nil
-	case stateErr == nil:
+	}
+	if _, state, stateErr := s.Active(ctx, unit); stateErr == nil {
 		return fmt.Errorf("%s is %s (%w)", unit, state, err)
 	}
 	return fmt.Errorf("%s: %w", unit, err)
 }
-
-// unmet ends the description of a unit that did not start because of a condition.
-const unmet = "a condition of the unit is not met"
 
 // Active implements steps.Units.
 func (s *Systemd) Active(ctx context.Context, unit string) (bool, string, error) {
@@ -65,7 +58,7 @@ func parseState(shown string) (active bool, state string) {
 		state += ", " + result + " (status " + p["ExecMainStatus"] + ")"
 	}
 	if p["ConditionResult"] == "no" {
-		state += ", " + unmet
+		state += ", a condition of the unit is not met"
 	}
 	return p["ActiveState"] == "active", state
 }
@@ -98,10 +91,10 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Logs returns the end of these units' journal since the boot: at most size bytes of
-// whole lines.
+// Logs returns the end of these units' journal, which is in memory and so of this boot:
+// at most size bytes of whole lines.
 func (s *Systemd) Logs(ctx context.Context, size int, units ...string) ([]byte, error) {
-	args := []string{"--boot", "--no-pager", "--quiet", "--no-hostname", "--output=short-monotonic", "--lines=" + strconv.Itoa(size/100)}
+	args := []string{"--no-pager", "--quiet", "--no-hostname", "--output=short-monotonic", "--lines=" + strconv.Itoa(size/100)}
 	for _, unit := range units {
 		args = append(args, "--unit="+unit)
 	}

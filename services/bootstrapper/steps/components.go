@@ -64,7 +64,7 @@ func (r *Runtime) Run(ctx context.Context, report Report) (Outcome, error) {
 	return started, nil
 }
 
-// ensure starts a unit unless it runs.
+// ensure starts a service unless it runs.
 func ensure(ctx context.Context, u Units, unit string) (Outcome, error) {
 	active, _, err := u.Active(ctx, unit)
 	if err != nil {
@@ -75,6 +75,10 @@ func ensure(ctx context.Context, u Units, unit string) (Outcome, error) {
 	}
 	if err := u.Start(ctx, unit); err != nil {
 		return Done, fmt.Errorf("start %s: %w", unit, err)
+	}
+	// One with a condition that is not met does not start, which is no failure to systemd.
+	if active, state, err := u.Active(ctx, unit); err != nil || !active {
+		return Done, errors.Join(fmt.Errorf("%s was started and is %s", unit, state), err)
 	}
 	return Done, nil
 }

@@ -125,7 +125,7 @@ func run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	defer disk.Close()
-	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady+"\nSTATUS=Waiting on port "+strconv.Itoa(bootstrapper.Port)); err != nil {
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=Waiting on port "+strconv.Itoa(bootstrapper.Port)); err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
 	fmt.Printf("Waiting for the owner on port %d\n", bootstrapper.Port)
