@@ -122,19 +122,17 @@ func (f *founder) boot(t *testing.T) *machine.Machine {
 	t.Helper()
 	c := config(t)
 	c.StateDir = f.stateDir
-	if dir := os.Getenv("CONSTELLATION_CONSOLE"); dir != "" {
-		console, err := os.OpenFile(dir, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { console.Close() })
-		c.Console = console
-	}
 	return bootOn(t, f.network, f.authority, c)
 }
 
 // init verifies the machine, which is nobody's or this cluster's, and sends the Init.
 func (f *founder) init(t *testing.T, owned bool) (*api.Result, error) {
+	t.Helper()
+	return f.initWatched(t, owned, func(*api.Progress) {})
+}
+
+// initWatched is init, and tells of progress.
+func (f *founder) initWatched(t *testing.T, owned bool, watch func(*api.Progress)) (*api.Result, error) {
 	t.Helper()
 	prediction := reference(t)
 	if owned {
@@ -163,6 +161,9 @@ func (f *founder) init(t *testing.T, owned bool) (*api.Result, error) {
 		}
 		if p := response.GetProgress(); p != nil && (p.State != api.Progress_STATE_UPDATE || p.Total == 0 || p.Done == p.Total) {
 			t.Logf("%6.1f s %-18s %-8s %s", time.Since(start).Seconds(), steps.Name(p.Step), p.State.String()[len("STATE_"):], p.Detail)
+		}
+		if p := response.GetProgress(); p != nil {
+			watch(p)
 		}
 		if r := response.GetResult(); r != nil {
 			return r, nil
@@ -215,11 +216,6 @@ func TestInit(t *testing.T) {
 	f := newFounder(t)
 	m := f.boot(t)
 	result, err := f.init(t, false)
-	if keep := os.Getenv("CONSTELLATION_KEEP"); keep != "" && err != nil {
-		t.Logf("failed with %v; kept for %s", err, keep)
-		d, _ := time.ParseDuration(keep)
-		time.Sleep(d)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,6 +235,33 @@ func TestInit(t *testing.T) {
 		}
 		f.lookAround(t, result)
 	})
+}
+
+// TestInitPowerCuts cuts the machine's power at the beginning of every step, one after
+// the other: the Init after the last one finishes the job. (V20)
+func TestInitPowerCuts(t *testing.T) {
+	if !*campaign {
+		t.Skip("a boot for each step: run it with -campaign")
+	}
+	f := newFounder(t)
+	for step := api.Step_STEP_LOCK; step <= api.Step_STEP_NODE; step++ {
+		m, cut := f.boot(t), false
+		_, err := f.initWatched(t, false, func(p *api.Progress) {
+			if p.Step == step && p.State == api.Progress_STATE_STARTED {
+				cut = true
+				m.Stop()
+			}
+		})
+		if err == nil || !cut {
+			t.Fatalf("the power was not cut at step %q: %v", steps.Name(step), err)
+		}
+	}
+	f.boot(t)
+	result, err := f.init(t, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.lookAround(t, result)
 }
 
 // lookAround wants every node ready and every pod running.

@@ -17,8 +17,12 @@ const (
 	ServicesMark = "services"
 )
 
-// pause is how often something is asked for that takes seconds to minutes.
-const pause = time.Second
+// pause is how often something is asked for that takes seconds to minutes, and
+// unitEvery how often among these systemd is, by a program that has to start.
+const (
+	pause     = 2 * time.Second
+	unitEvery = 5
+)
 
 // Cluster is the new cluster, as the node's own API server has it.
 type Cluster interface {
@@ -71,10 +75,11 @@ func (a *APIServer) Run(ctx context.Context, report Report) (Outcome, error) {
 	if a.Cluster.Ready(ctx) == nil {
 		return Skipped, nil
 	}
+	asked := 0
 	err := wait(ctx, report, func(ctx context.Context) error {
 		err := a.Cluster.Ready(ctx)
-		if err == nil {
-			return nil
+		if asked++; err == nil || asked%unitEvery != 0 {
+			return err
 		}
 		// Without kubelet the API server never comes, so that is the reason.
 		if active, state, unitErr := a.Units.Active(ctx, KubeletService); unitErr == nil && !active {
