@@ -81,6 +81,14 @@ func do(t *testing.T, words string) {
 	}
 }
 
+// sysctl sets one of the node's network.
+func sysctl(t *testing.T, name, value string) {
+	t.Helper()
+	if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // ip runs the command of that name in a place.
 func (p place) ip(t *testing.T, words string) {
 	t.Helper()
@@ -171,7 +179,7 @@ func (p place) call(t *testing.T, from, address string, reached bool) (said stri
 func build(t *testing.T) *wire {
 	t.Helper()
 	w := &wire{newPlace(t), newPlace(t), newPlace(t)}
-	do(t, "sysctl -qw net.ipv4.ip_forward=1")
+	sysctl(t, "ip_forward", "1")
 	do(t, "ip link set lo up")
 	do(t, fmt.Sprintf("ip link add eth0 type veth peer name eth0 netns %d", w.outside.pid))
 	do(t, fmt.Sprintf("ip link add veth1 type veth peer name eth0 netns %d", w.pod.pid))
@@ -185,7 +193,8 @@ func build(t *testing.T) *wire {
 		do(t, "ip link set "+device+" up")
 	}
 	// WireGuard needs no ARP; the interface in its place does.
-	do(t, "sysctl -qw net.ipv4.conf.flannel-wg.proxy_arp=1 net.ipv4.neigh.flannel-wg.proxy_delay=0")
+	sysctl(t, "conf/flannel-wg/proxy_arp", "1")
+	sysctl(t, "neigh/flannel-wg/proxy_delay", "0")
 	do(t, "ip route add default via 10.77.0.66")
 	do(t, "ip route add 10.244.0.0/16 dev flannel-wg")
 	for _, p := range []struct {
