@@ -404,6 +404,9 @@ func TestConsolesAreBounded(t *testing.T) {
 				return
 			}
 		}
+		if err := lines.Err(); err != nil {
+			t.Log(err)
+		}
 		seen <- false
 	}()
 	for range 18 {
