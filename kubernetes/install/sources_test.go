@@ -62,14 +62,16 @@ func isBlob(r *http.Request, digest string) bool {
 	return strings.HasSuffix(r.URL.Path, "/blobs/"+digest)
 }
 
-// sourceFaults are what a source can do wrong, and what is said of it.
-var sourceFaults = []struct {
+// sourceFault is what a source can do wrong, and what is said of it.
+type sourceFault struct {
 	name string
 	// wrong answers a request, or leaves it to an honest source.
 	wrong func(t *testing.T, b *bundle.Bundle, big string, w http.ResponseWriter, r *http.Request) bool
 	want  error
 	says  string
-}{
+}
+
+var sourceFaults = []sourceFault{
 	{"one flipped byte", func(_ *testing.T, b *bundle.Bundle, big string, w http.ResponseWriter, r *http.Request) bool {
 		if !isBlob(r, big) {
 			return false
@@ -200,38 +202,41 @@ var sourceFaults = []struct {
 func TestSourceFaults(t *testing.T) {
 	b := bundletest.Small(t)
 	big := largest(t, b)
-	for _, tc := range sourceFaults {
-		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel() // they wait, most of the time
-			var asked atomic.Int64
-			bad := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if tc.wrong(t, b, big, w, r) {
-					asked.Add(1)
-					return
-				}
-				b.Handler().ServeHTTP(w, r)
-			}))
-			defer bad.Close()
-			good := httptest.NewServer(b.Handler())
-			defer good.Close()
-			o := Options{Root: t.TempDir(), Sources: []string{bad.URL}, Stall: stall}
-			_, err := Install(t.Context(), b.Set(), o)
-			checkFetchError(t, err, bad.URL, tc.want, tc.says)
-			if _, err := os.Lstat(filepath.Join(o.Root, currentLink)); err == nil {
-				t.Error("something is in place")
-			}
-			for _, root := range []string{o.Root, t.TempDir()} { // with what the first call left, and without
-				asked.Store(0)
-				o.Root, o.Sources = root, []string{bad.URL, good.URL}
-				if _, err := Install(t.Context(), b.Set(), o); err != nil {
-					t.Errorf("with a second source: %v", err)
-				}
-				checkPrograms(t, root)
-			}
-			if asked.Load() == 0 && !strings.HasPrefix(tc.name, "truncated") {
-				t.Error("the first source was not asked")
-			}
-		})
+	for i := range sourceFaults {
+		tc := &sourceFaults[i]
+		t.Run(tc.name, func(t *testing.T) { tc.test(t, b, big) })
+	}
+}
+
+func (tc *sourceFault) test(t *testing.T, b *bundle.Bundle, big string) {
+	t.Parallel() // they wait, most of the time
+	var asked atomic.Int64
+	bad := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if tc.wrong(t, b, big, w, r) {
+			asked.Add(1)
+			return
+		}
+		b.Handler().ServeHTTP(w, r)
+	}))
+	defer bad.Close()
+	good := httptest.NewServer(b.Handler())
+	defer good.Close()
+	o := Options{Root: t.TempDir(), Sources: []string{bad.URL}, Stall: stall}
+	_, err := Install(t.Context(), b.Set(), o)
+	checkFetchError(t, err, bad.URL, tc.want, tc.says)
+	if _, err := os.Lstat(filepath.Join(o.Root, currentLink)); err == nil {
+		t.Error("something is in place")
+	}
+	for _, root := range []string{o.Root, t.TempDir()} { // with what the first call left, and without
+		asked.Store(0)
+		o.Root, o.Sources = root, []string{bad.URL, good.URL}
+		if _, err := Install(t.Context(), b.Set(), o); err != nil {
+			t.Errorf("with a second source: %v", err)
+		}
+		checkPrograms(t, root)
+	}
+	if asked.Load() == 0 && !strings.HasPrefix(tc.name, "truncated") {
+		t.Error("the first source was not asked")
 	}
 }
 
