@@ -64,7 +64,7 @@ func newFounder(t *testing.T) *founder {
 	t.Helper()
 	dir := os.Getenv(bundleEnv)
 	if dir == "" {
-		t.Skipf("%s is not set: //e2e:init_test has a bundle", bundleEnv)
+		t.Fatalf("%s is not set: //e2e:init_test has a bundle", bundleEnv)
 	}
 	b, err := bundle.Open(dir)
 	if err != nil {
