@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/constellation-os/constellation/attestation"
@@ -26,9 +27,14 @@ type InitPlan struct {
 	Node, NodeName string
 	// Kubeconfig is the file that is written, for an API server at Server, HOST:PORT.
 	Kubeconfig, Server string
+	// IfNeeded leaves a node alone that says it is a member, if the kubeconfig is there.
+	IfNeeded bool
 	// Verifier makes the verifier; Trust.Verifier if nil.
 	Verifier func(Trust) (attestation.Verifier, error)
 }
+
+// ErrMember says that nothing was to be done.
+var ErrMember = errors.New("the node is a member of the cluster already")
 
 // Initialise verifies the node, makes it the first of the cluster, and writes the
 // kubeconfig.
@@ -71,6 +77,9 @@ func Initialise(ctx context.Context, r *progress.Reporter, p InitPlan) error {
 		return err
 	}
 	defer node.Close()
+	if p.IfNeeded && node.Status.State == api.State_STATE_MEMBER && exists(p.Kubeconfig) {
+		return ErrMember
+	}
 	result, err := node.Init(ctx, request, InitOptions{
 		Progress: func(m *api.Progress) { show(r, m) },
 		Cut:      func(err error) { r.Updatef("init", "the connection broke, trying again: %v", err) },
@@ -94,6 +103,11 @@ func Initialise(ctx context.Context, r *progress.Reporter, p InitPlan) error {
 	}
 	r.End("kubeconfig", progress.Done, "%s: credentials of the cluster's administrator", p.Kubeconfig)
 	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // ReadConfig reads a configuration.

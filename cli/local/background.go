@@ -55,7 +55,11 @@ func startSupervisor(ctx context.Context, dir supervisor.Dir) error {
 			return nil
 		}
 		select {
-		case <-ended:
+		case err := <-ended:
+			// It ends well only if it was told to.
+			if p, _ := dir.Presence(); err == nil || p != supervisor.Present {
+				return errTakenDown
+			}
 			return fmt.Errorf("the cluster's supervisor did not start: %s", lastLine(dir.LogFile()))
 		case <-ctx.Done():
 			_ = cmd.Process.Signal(syscall.SIGTERM)

@@ -216,8 +216,7 @@ func (u *up) writeSpec(initSecretHash string) error {
 // booted.
 func (u *up) startMachines(ctx context.Context, cancel context.CancelCauseFunc, spec *supervisor.Spec) (*supervisor.Status, error) {
 	const step = "machines"
-	u.wasRunning = u.dir.Running()
-	if u.wasRunning {
+	if u.dir.Running() {
 		u.report.End(step, progress.Skipped, "the supervisor runs already")
 	} else {
 		u.report.Begin(step, "%d of %d CPUs and %d MiB of memory", len(spec.Machines), spec.Shape.CPUs, spec.Shape.MemoryMiB)
@@ -234,7 +233,10 @@ func (u *up) startMachines(ctx context.Context, cancel context.CancelCauseFunc, 
 	stages := map[string]string{}
 	for {
 		s, err := client.Status(ctx)
-		if err != nil {
+		switch {
+		case errors.Is(err, supervisor.ErrNotRunning):
+			return nil, errTakenDown
+		case err != nil:
 			return nil, firstOf(context.Cause(ctx), err)
 		}
 		ready := 0
@@ -283,20 +285,18 @@ func (u *up) initialise(ctx context.Context, spec *supervisor.Spec, s *superviso
 	err := cluster.Initialise(ctx, u.report, cluster.InitPlan{
 		Config: u.path(config.DefaultFile), MasterSecret: u.path(clikeys.DefaultFile), InitSecret: u.path(initsecret.DefaultFile),
 		Node: address, NodeName: node.Name, Kubeconfig: u.path(cluster.DefaultKubeconfig), Server: fmt.Sprintf("127.0.0.1:%d", spec.APIPort),
-		Verifier: u.options.Verifier,
+		IfNeeded: true, Verifier: u.options.Verifier,
 	})
+	if errors.Is(err, cluster.ErrMember) {
+		u.report.End("init", progress.Skipped, "%v", err)
+		return err
+	}
 	if err != nil {
 		u.report.End("init", progress.Failed, "%v", err)
 		return firstOf(context.Cause(ctx), err)
 	}
 	u.report.End("init", progress.Done, "the cluster is initialised")
 	return nil
-}
-
-// finished says whether Init has succeeded before.
-func (u *up) finished() bool {
-	_, err := os.Stat(u.path(cluster.DefaultKubeconfig))
-	return err == nil
 }
 
 // keep makes a file stay as it is: a second name of it, or else a copy.

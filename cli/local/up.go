@@ -121,8 +121,7 @@ type up struct {
 	report  *progress.Reporter
 	options Options
 
-	chosen     []string // flags that say what the cluster is to be
-	wasRunning bool     // the supervisor, when the command began
+	chosen []string // flags that say what the cluster is to be
 }
 
 // result is the command's, as JSON.
@@ -165,6 +164,9 @@ func (u *up) run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	if p, err := u.dir.Presence(); err != nil || fresh != (p != supervisor.Present) {
+		return errors.Join(err, fmt.Errorf("%s: another command made or removed this cluster meanwhile\nwhat to do: run the same command again", u.shown))
+	}
 	began := !u.dir.Running()
 	timed, cancel := context.WithTimeoutCause(ctx, u.flags.timeout, errTimeout)
 	defer cancel()
@@ -224,11 +226,10 @@ func (u *up) build(ctx context.Context, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	if !fresh && u.finished() && u.wasRunning {
+	switch err := u.initialise(ctx, spec, status); {
+	case errors.Is(err, cluster.ErrMember):
 		u.report.Notef("the cluster in %s is up already: nothing to do. Remove it with \"constellation local down\" to make another, or name another folder with --dir", u.shown)
-		return u.finish(status)
-	}
-	if err := u.initialise(ctx, spec, status); err != nil {
+	case err != nil:
 		return err
 	}
 	return u.finish(status)

@@ -62,7 +62,8 @@ func (c *Client) send(ctx context.Context, method, path string) (*http.Response,
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		if notThere(err) {
+		// One that is killed may have taken the connection, and answers no more.
+		if notThere(err) || ctx.Err() == nil && !c.dir.Running() {
 			return nil, ErrNotRunning
 		}
 		return nil, fmt.Errorf("ask the cluster's supervisor: %w", err)
