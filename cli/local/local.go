@@ -61,9 +61,8 @@ swtpm) on this computer, without root rights, Docker, libvirt or KVM.
 A cluster is a folder (` + DefaultDir + ` by default) with all that belongs to it: its
 configuration, keys and kubeconfig, the machines' disks and TPMs, their consoles. While
 it runs one process in the background has it; everything ends with that process.`,
-		Args:   cobra.NoArgs,
-		RunE:   func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		Hidden: true,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	dir := cmd.PersistentFlags().String("dir", DefaultDir, "folder of the cluster")
 	folder := func() supervisor.Dir { return supervisor.Dir(command.FromCaller(*dir)) }
@@ -105,10 +104,9 @@ func notRunning(dir supervisor.Dir, err error) error {
 // superviseCommand is what runs in the background.
 func superviseCommand(o Options) *cobra.Command {
 	return &cobra.Command{
-		Use:    "supervise FOLDER",
-		Short:  "Run a cluster until it is told to end; \"up\" starts this in the background",
-		Args:   cobra.ExactArgs(1),
-		Hidden: true,
+		Use:   "supervise FOLDER",
+		Short: "Run a cluster until it is told to end; \"up\" starts this in the background",
+		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return supervisor.Run(cmd.Context(), supervisor.Dir(args[0]), supervisor.Options{Runner: o.Runner, Bundle: o.Bundle, Log: os.Stderr})
 		},
