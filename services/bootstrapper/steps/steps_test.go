@@ -254,6 +254,19 @@ func TestRotatedMasterSecretOpensTheDisk(t *testing.T) {
 	finished(t, m)
 }
 
+// TestServiceThatDoesNotStart: systemd takes a condition that is not met for a success.
+func TestServiceThatDoesNotStart(t *testing.T) {
+	m, ring := newMachine(), keys.Generate()
+	m.silent = SecretsProviderService
+	_, err := run(t, m, ring, "request")
+	wantFailure(t, err, api.Step_STEP_SECRETS, api.Problem_REASON_STEP, "secretsprovider.service was started and is inactive, dead")
+	m.silent = ""
+	if _, err := run(t, m, ring, "request"); err != nil {
+		t.Fatal(err)
+	}
+	finished(t, m)
+}
+
 // TestWhyItIsNotThereYet: who waits is told, and what ends the waiting says why.
 func TestWhyItIsNotThereYet(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
