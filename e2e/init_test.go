@@ -36,9 +36,6 @@ import (
 	"github.com/constellation-os/constellation/services/provider/qemu"
 )
 
-// bundleEnv names the folder of the bundle that nodes are made of.
-const bundleEnv = "CONSTELLATION_BUNDLE"
-
 // Where things are on the network of these tests.
 const (
 	nodeName     = "control-plane-0"

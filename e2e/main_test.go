@@ -29,6 +29,7 @@ var campaign = flag.Bool("campaign", false, "run every case")
 const (
 	imageEnv      = "CONSTELLATION_IMAGE"
 	debugImageEnv = "CONSTELLATION_IMAGE_DEBUG"
+	bundleEnv     = "CONSTELLATION_BUNDLE"
 	firmwareEnv   = "CONSTELLATION_FIRMWARE"
 	mtoolsEnv     = "MTOOLS"
 	dumpEROFSEnv  = "DUMP_EROFS"
@@ -45,7 +46,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	for _, name := range []string{imageEnv, debugImageEnv, firmwareEnv, mtoolsEnv, dumpEROFSEnv} {
+	for _, name := range []string{imageEnv, debugImageEnv, bundleEnv, firmwareEnv, mtoolsEnv, dumpEROFSEnv} {
 		if err := resolve(name); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
