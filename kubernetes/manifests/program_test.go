@@ -143,6 +143,17 @@ func runCoreDNS(t *testing.T, c *controlplanetest.Cluster, objects []*unstructur
 	})
 	awaitReady(t, fmt.Sprintf("http://127.0.0.1:%d/ready", ports[":8181"]))
 	address := fmt.Sprintf("127.0.0.1:%d", ports[":1053"])
+	// It says that it is ready just before it listens.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}}

@@ -74,20 +74,27 @@ func (c *console) keep(p []byte) {
 	}
 }
 
-// watch copies what comes from now on to w, until that fails or done is closed.
-func (c *console) watch(w io.Writer, done <-chan struct{}) {
-	v := make(chan []byte, maxViewer)
+// watch begins to collect what comes from now on.
+func (c *console) watch() *viewer {
+	v := &viewer{console: c, writes: make(chan []byte, maxViewer)}
 	c.mu.Lock()
-	c.viewers[v] = true
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		delete(c.viewers, v)
-		c.mu.Unlock()
-	}()
+	defer c.mu.Unlock()
+	c.viewers[v.writes] = true
+	return v
+}
+
+// A viewer is somebody who watches a console.
+type viewer struct {
+	console *console
+	writes  chan []byte
+}
+
+// copy copies what was collected, and what comes, to w, until that fails or done is
+// closed.
+func (v *viewer) copy(w io.Writer, done <-chan struct{}) {
 	for {
 		select {
-		case p := <-v:
+		case p := <-v.writes:
 			if _, err := w.Write(p); err != nil {
 				return
 			}
@@ -95,6 +102,13 @@ func (c *console) watch(w io.Writer, done <-chan struct{}) {
 			return
 		}
 	}
+}
+
+// close ends the watch.
+func (v *viewer) close() {
+	v.console.mu.Lock()
+	defer v.console.mu.Unlock()
+	delete(v.console.viewers, v.writes)
 }
 
 func (c *console) close() {

@@ -131,6 +131,9 @@ func (m *supervised) converse(ctx context.Context, w http.ResponseWriter) error 
 	}
 	defer conn.Close()
 	defer closeOnDone(ctx, conn)()
+	// Before the caller knows that it may type: the machine's echo is for its eyes.
+	view := m.console.watch()
+	defer view.close()
 	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: console\r\n\r\n"); err != nil {
 		return nil // the caller is gone, and was answered already
 	}
@@ -148,7 +151,7 @@ func (m *supervised) converse(ctx context.Context, w http.ResponseWriter) error 
 			}
 		}
 	}()
-	m.console.watch(conn, gone)
+	view.copy(conn, gone)
 	conn.Close()
 	<-gone
 	return nil

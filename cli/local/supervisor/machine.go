@@ -71,13 +71,11 @@ type supervised struct {
 	ended   chan struct{}      // closed when the run has ended
 }
 
+// set is for all states but StateRunning, which needs the machine.
 func (m *supervised) set(s State, stage, reason string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.state, m.stage, m.reason, m.since = s, stage, reason, time.Now()
-	if s != StateRunning {
-		m.running = nil
-	}
+	m.state, m.stage, m.reason, m.since, m.running = s, stage, reason, time.Now(), nil
 }
 
 // start begins a run, unless there is one.
@@ -157,9 +155,8 @@ func (m *supervised) boot(ctx context.Context) (machine.Exit, error) {
 	if err != nil {
 		return machine.Exit{}, err
 	}
-	m.set(StateRunning, "", "")
 	m.mu.Lock()
-	m.running = running
+	m.state, m.stage, m.reason, m.since, m.running = StateRunning, "", "", time.Now(), running
 	m.mu.Unlock()
 	exit, err := running.Wait(ctx)
 	if err != nil {

@@ -108,14 +108,20 @@ func refused(reason, detail string, after uint32) error {
 // clip makes a stranger's text fit for a terminal.
 func clip(s string) string { return printable.Text(s, 200) }
 
-// patiently asks again while the service is busy.
+// patiently asks again while the service is busy. One that was busy until time was up
+// was busy, whatever the last attempt had come to.
 func patiently[T any](ctx context.Context, ask func() (T, error)) (T, error) {
+	var busy error
 	for {
 		out, err := ask()
+		if err != nil && busy != nil && ctx.Err() != nil {
+			return out, busy
+		}
 		var r *refusal
 		if !errors.As(err, &r) || r.reason != attestation.ReasonBusy || r.after == 0 {
 			return out, err
 		}
+		busy = err
 		select {
 		case <-time.After(r.after):
 		case <-ctx.Done():
