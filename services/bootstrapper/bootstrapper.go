@@ -47,8 +47,8 @@ const Port = 9000
 // Limits of what strangers can hold of a node.
 const (
 	maxConnections    = 1024
-	maxStreams        = 2        // RPCs at once on a connection
-	maxMessage        = 64 << 10 // bytes that an RPC may receive
+	maxStreams        = 2         // RPCs at once on a connection
+	maxMessage        = 256 << 10 // bytes that an RPC may receive: half of it is for a policy
 	idleTimeout       = 30 * time.Second
 	pingsAtMost       = 10 * time.Second // how often a client may ask whether the connection lives
 	connectionTimeout = time.Minute      // until a connection is attested; atls has tighter ones of its own

@@ -12,6 +12,11 @@
 // prove themselves on the attested channel, and what a node may be is the policy's to
 // say. A lie costs availability.
 //
+// The one thing that a lie can gain is a machine that is nobody's: which cluster it
+// joins is decided by who names one (Cluster). Such a machine has no secret to lose.
+// Once it is a node, its disk remembers the cluster, and another's ticket opens
+// nothing.
+//
 // What a provider returns has been parsed strictly and with limits, and is fit to be
 // shown: names are DNS labels, addresses are addresses.
 //
@@ -21,9 +26,11 @@
 package provider
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -41,6 +48,9 @@ type Provider interface {
 	Peers(ctx context.Context) ([]Peer, error)
 	// Endpoint is HOST:PORT of the cluster's API servers.
 	Endpoint(ctx context.Context) (string, error)
+	// Cluster is the cluster that the machine is meant to join; nil if the surroundings
+	// know of none, so that the machine waits for an owner.
+	Cluster(ctx context.Context) (*Cluster, error)
 }
 
 // Role is what a machine is meant to become. It is a hint: the policy decides.
@@ -68,6 +78,22 @@ type Peer struct {
 	Role    Role
 	Address netip.Addr
 }
+
+// Cluster is a cluster as a machine that joins needs to know it: it asks nobody who
+// cannot prove to be of that cluster, and to have booted what the policy accepts.
+type Cluster struct {
+	// ID is the cluster's identity, which PCR 15 of its nodes shows.
+	ID [IDSize]byte
+	// Policy is the cluster's (package attestation/policy), a JSON object. It has not been
+	// parsed: its reader does.
+	Policy []byte
+}
+
+// IDSize is the size of a cluster's identity in bytes.
+const IDSize = 32
+
+// MaxPolicy is the size of a policy in bytes.
+const MaxPolicy = 128 << 10
 
 // Limits of what is believed to be a cluster.
 const (
@@ -150,4 +176,29 @@ func ParseHash(s string) (*[sha256.Size]byte, error) {
 		return nil, fmt.Errorf("want %d hexadecimal digits", 2*sha256.Size)
 	}
 	return (*[sha256.Size]byte)(raw), nil
+}
+
+// ParseCluster reads a cluster's identity, in hexadecimal, and takes its policy.
+func ParseCluster(id string, policy []byte) (*Cluster, error) {
+	raw, err := hex.DecodeString(id)
+	if err != nil || len(raw) != IDSize {
+		return nil, fmt.Errorf("cluster: id: want %d hexadecimal digits", 2*IDSize)
+	}
+	c := &Cluster{ID: [IDSize]byte(raw), Policy: policy}
+	return c, CheckCluster(c)
+}
+
+// CheckCluster says what is wrong with a cluster, nil if nothing is, or if there is none.
+func CheckCluster(c *Cluster) error {
+	switch {
+	case c == nil:
+		return nil
+	case c.ID == [IDSize]byte{}:
+		return errors.New("cluster: id: it is zero, which is nobody's")
+	case len(c.Policy) > MaxPolicy:
+		return fmt.Errorf("cluster: policy: %d bytes, at most %d", len(c.Policy), MaxPolicy)
+	case !bytes.HasPrefix(c.Policy, []byte("{")) || !json.Valid(c.Policy):
+		return errors.New("cluster: policy: want a JSON object")
+	}
+	return nil
 }

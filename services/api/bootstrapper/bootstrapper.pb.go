@@ -26,6 +26,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Disk says whose a state disk is.
+type Disk int32
+
+const (
+	Disk_DISK_UNSPECIFIED Disk = 0
+	// It is blank: the machine never was a node, or lost its disk.
+	Disk_DISK_FRESH Disk = 1
+	// It is that of a node.
+	Disk_DISK_NODE Disk = 2
+	// It cannot be used: the message says why.
+	Disk_DISK_UNUSABLE Disk = 3
+)
+
+// Enum value maps for Disk.
+var (
+	Disk_name = map[int32]string{
+		0: "DISK_UNSPECIFIED",
+		1: "DISK_FRESH",
+		2: "DISK_NODE",
+		3: "DISK_UNUSABLE",
+	}
+	Disk_value = map[string]int32{
+		"DISK_UNSPECIFIED": 0,
+		"DISK_FRESH":       1,
+		"DISK_NODE":        2,
+		"DISK_UNUSABLE":    3,
+	}
+)
+
+func (x Disk) Enum() *Disk {
+	p := new(Disk)
+	*p = x
+	return p
+}
+
+func (x Disk) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Disk) Descriptor() protoreflect.EnumDescriptor {
+	return file_bootstrapper_proto_enumTypes[0].Descriptor()
+}
+
+func (Disk) Type() protoreflect.EnumType {
+	return &file_bootstrapper_proto_enumTypes[0]
+}
+
+func (x Disk) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Disk.Descriptor instead.
+func (Disk) EnumDescriptor() ([]byte, []int) {
+	return file_bootstrapper_proto_rawDescGZIP(), []int{0}
+}
+
 // State is a node's way into a cluster.
 type State int32
 
@@ -35,10 +91,14 @@ const (
 	State_STATE_WAITING State = 1
 	// The node is becoming part of a cluster.
 	State_STATE_WORKING State = 2
-	// The node belongs to a cluster and cannot proceed. The same Init again continues.
+	// The node belongs to a cluster and cannot proceed. The same Init or Recover again continues; a node that joins tries
+	// again by itself.
 	State_STATE_FAILED State = 3
 	// The node is part of a cluster.
 	State_STATE_MEMBER State = 4
+	// The node asks a cluster to be let in, or to have the key of its disk again. The message says what the last answer
+	// was. It belongs to no cluster yet, and accepts Init and Recover.
+	State_STATE_JOINING State = 5
 )
 
 // Enum value maps for State.
@@ -49,6 +109,7 @@ var (
 		2: "STATE_WORKING",
 		3: "STATE_FAILED",
 		4: "STATE_MEMBER",
+		5: "STATE_JOINING",
 	}
 	State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
@@ -56,6 +117,7 @@ var (
 		"STATE_WORKING":     2,
 		"STATE_FAILED":      3,
 		"STATE_MEMBER":      4,
+		"STATE_JOINING":     5,
 	}
 )
 
@@ -70,11 +132,11 @@ func (x State) String() string {
 }
 
 func (State) Descriptor() protoreflect.EnumDescriptor {
-	return file_bootstrapper_proto_enumTypes[0].Descriptor()
+	return file_bootstrapper_proto_enumTypes[1].Descriptor()
 }
 
 func (State) Type() protoreflect.EnumType {
-	return &file_bootstrapper_proto_enumTypes[0]
+	return &file_bootstrapper_proto_enumTypes[1]
 }
 
 func (x State) Number() protoreflect.EnumNumber {
@@ -83,10 +145,10 @@ func (x State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use State.Descriptor instead.
 func (State) EnumDescriptor() ([]byte, []int) {
-	return file_bootstrapper_proto_rawDescGZIP(), []int{0}
+	return file_bootstrapper_proto_rawDescGZIP(), []int{1}
 }
 
-// Step is a part of becoming a node, in the order of execution.
+// Step is a part of becoming a node. They are executed in this order, and none of them by every node.
 type Step int32
 
 const (
@@ -107,6 +169,8 @@ const (
 	Step_STEP_API_SERVER Step = 7
 	// The cluster's own services are applied.
 	Step_STEP_SERVICES Step = 8
+	// Kubelet starts on a node that has no control plane to set up: the step takes the place of STEP_CONTROL_PLANE.
+	Step_STEP_KUBELET Step = 10
 	// The node is ready.
 	Step_STEP_NODE Step = 9
 )
@@ -114,16 +178,17 @@ const (
 // Enum value maps for Step.
 var (
 	Step_name = map[int32]string{
-		0: "STEP_UNSPECIFIED",
-		1: "STEP_LOCK",
-		2: "STEP_DISK",
-		3: "STEP_COMPONENTS",
-		4: "STEP_RUNTIME",
-		5: "STEP_SECRETS",
-		6: "STEP_CONTROL_PLANE",
-		7: "STEP_API_SERVER",
-		8: "STEP_SERVICES",
-		9: "STEP_NODE",
+		0:  "STEP_UNSPECIFIED",
+		1:  "STEP_LOCK",
+		2:  "STEP_DISK",
+		3:  "STEP_COMPONENTS",
+		4:  "STEP_RUNTIME",
+		5:  "STEP_SECRETS",
+		6:  "STEP_CONTROL_PLANE",
+		7:  "STEP_API_SERVER",
+		8:  "STEP_SERVICES",
+		10: "STEP_KUBELET",
+		9:  "STEP_NODE",
 	}
 	Step_value = map[string]int32{
 		"STEP_UNSPECIFIED":   0,
@@ -135,6 +200,7 @@ var (
 		"STEP_CONTROL_PLANE": 6,
 		"STEP_API_SERVER":    7,
 		"STEP_SERVICES":      8,
+		"STEP_KUBELET":       10,
 		"STEP_NODE":          9,
 	}
 )
@@ -150,11 +216,11 @@ func (x Step) String() string {
 }
 
 func (Step) Descriptor() protoreflect.EnumDescriptor {
-	return file_bootstrapper_proto_enumTypes[1].Descriptor()
+	return file_bootstrapper_proto_enumTypes[2].Descriptor()
 }
 
 func (Step) Type() protoreflect.EnumType {
-	return &file_bootstrapper_proto_enumTypes[1]
+	return &file_bootstrapper_proto_enumTypes[2]
 }
 
 func (x Step) Number() protoreflect.EnumNumber {
@@ -163,7 +229,7 @@ func (x Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Step.Descriptor instead.
 func (Step) EnumDescriptor() ([]byte, []int) {
-	return file_bootstrapper_proto_rawDescGZIP(), []int{1}
+	return file_bootstrapper_proto_rawDescGZIP(), []int{2}
 }
 
 type Progress_State int32
@@ -207,11 +273,11 @@ func (x Progress_State) String() string {
 }
 
 func (Progress_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_bootstrapper_proto_enumTypes[2].Descriptor()
+	return file_bootstrapper_proto_enumTypes[3].Descriptor()
 }
 
 func (Progress_State) Type() protoreflect.EnumType {
-	return &file_bootstrapper_proto_enumTypes[2]
+	return &file_bootstrapper_proto_enumTypes[3]
 }
 
 func (x Progress_State) Number() protoreflect.EnumNumber {
@@ -220,7 +286,7 @@ func (x Progress_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Progress_State.Descriptor instead.
 func (Progress_State) EnumDescriptor() ([]byte, []int) {
-	return file_bootstrapper_proto_rawDescGZIP(), []int{5, 0}
+	return file_bootstrapper_proto_rawDescGZIP(), []int{6, 0}
 }
 
 type Problem_Reason int32
@@ -233,10 +299,12 @@ const (
 	Problem_REASON_OWNER Problem_Reason = 2
 	// The node belongs to another cluster, or became part of this one with another request.
 	Problem_REASON_OTHER_CLUSTER Problem_Reason = 3
-	// Another Init is at work.
+	// The node is at work for somebody else.
 	Problem_REASON_BUSY Problem_Reason = 4
 	// A step failed.
 	Problem_REASON_STEP Problem_Reason = 5
+	// Recover was called, and the machine's disk is not that of a node.
+	Problem_REASON_NOT_A_NODE Problem_Reason = 6
 )
 
 // Enum value maps for Problem_Reason.
@@ -248,6 +316,7 @@ var (
 		3: "REASON_OTHER_CLUSTER",
 		4: "REASON_BUSY",
 		5: "REASON_STEP",
+		6: "REASON_NOT_A_NODE",
 	}
 	Problem_Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":   0,
@@ -256,6 +325,7 @@ var (
 		"REASON_OTHER_CLUSTER": 3,
 		"REASON_BUSY":          4,
 		"REASON_STEP":          5,
+		"REASON_NOT_A_NODE":    6,
 	}
 )
 
@@ -270,11 +340,11 @@ func (x Problem_Reason) String() string {
 }
 
 func (Problem_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_bootstrapper_proto_enumTypes[3].Descriptor()
+	return file_bootstrapper_proto_enumTypes[4].Descriptor()
 }
 
 func (Problem_Reason) Type() protoreflect.EnumType {
-	return &file_bootstrapper_proto_enumTypes[3]
+	return &file_bootstrapper_proto_enumTypes[4]
 }
 
 func (x Problem_Reason) Number() protoreflect.EnumNumber {
@@ -283,7 +353,7 @@ func (x Problem_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Problem_Reason.Descriptor instead.
 func (Problem_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_bootstrapper_proto_rawDescGZIP(), []int{7, 0}
+	return file_bootstrapper_proto_rawDescGZIP(), []int{8, 0}
 }
 
 type StatusRequest struct {
@@ -332,7 +402,11 @@ type StatusResponse struct {
 	// What the node waits for or why it cannot proceed, and what can be done, for people.
 	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	// Identity of the node's cluster, 32 bytes; nothing while it belongs to none.
-	ClusterId     []byte `protobuf:"bytes,5,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	ClusterId []byte `protobuf:"bytes,5,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// What the state disk is, as far as that can be seen without its key. Recover is for nodes.
+	Disk Disk `protobuf:"varint,6,opt,name=disk,proto3,enum=constellation.bootstrapper.v1.Disk" json:"disk,omitempty"`
+	// The disk's name, if it is a node's.
+	DiskUuid      string `protobuf:"bytes,7,opt,name=disk_uuid,json=diskUuid,proto3" json:"disk_uuid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -400,6 +474,20 @@ func (x *StatusResponse) GetClusterId() []byte {
 		return x.ClusterId
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetDisk() Disk {
+	if x != nil {
+		return x.Disk
+	}
+	return Disk_DISK_UNSPECIFIED
+}
+
+func (x *StatusResponse) GetDiskUuid() string {
+	if x != nil {
+		return x.DiskUuid
+	}
+	return ""
 }
 
 // Image names an operating system image, as its os-release does.
@@ -485,7 +573,11 @@ type InitRequest struct {
 	PodNetwork     string `protobuf:"bytes,8,opt,name=pod_network,json=podNetwork,proto3" json:"pod_network,omitempty"`
 	ServiceNetwork string `protobuf:"bytes,9,opt,name=service_network,json=serviceNetwork,proto3" json:"service_network,omitempty"`
 	// Name of the cluster, for people.
-	ClusterName   string `protobuf:"bytes,10,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	ClusterName string `protobuf:"bytes,10,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	// The cluster's policy, by which machines are let in: JSON (docs/attestation.md).
+	Policy []byte `protobuf:"bytes,11,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Everybody's pods may run on the control plane: for clusters without workers.
+	Schedulable   bool `protobuf:"varint,12,opt,name=schedulable,proto3" json:"schedulable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -599,6 +691,20 @@ func (x *InitRequest) GetClusterName() string {
 	return ""
 }
 
+func (x *InitRequest) GetPolicy() []byte {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *InitRequest) GetSchedulable() bool {
+	if x != nil {
+		return x.Schedulable
+	}
+	return false
+}
+
 type isInitRequest_Keys interface {
 	isInitRequest_Keys()
 }
@@ -609,6 +715,82 @@ type InitRequest_MasterSecret struct {
 }
 
 func (*InitRequest_MasterSecret) isInitRequest_Keys() {}
+
+type RecoverRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The owner's, as for Init.
+	InitSecret []byte `protobuf:"bytes,1,opt,name=init_secret,json=initSecret,proto3" json:"init_secret,omitempty"`
+	// Types that are valid to be assigned to Keys:
+	//
+	//	*RecoverRequest_MasterSecret
+	Keys          isRecoverRequest_Keys `protobuf_oneof:"keys"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverRequest) Reset() {
+	*x = RecoverRequest{}
+	mi := &file_bootstrapper_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverRequest) ProtoMessage() {}
+
+func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bootstrapper_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
+func (*RecoverRequest) Descriptor() ([]byte, []int) {
+	return file_bootstrapper_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RecoverRequest) GetInitSecret() []byte {
+	if x != nil {
+		return x.InitSecret
+	}
+	return nil
+}
+
+func (x *RecoverRequest) GetKeys() isRecoverRequest_Keys {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *RecoverRequest) GetMasterSecret() []byte {
+	if x != nil {
+		if x, ok := x.Keys.(*RecoverRequest_MasterSecret); ok {
+			return x.MasterSecret
+		}
+	}
+	return nil
+}
+
+type isRecoverRequest_Keys interface {
+	isRecoverRequest_Keys()
+}
+
+type RecoverRequest_MasterSecret struct {
+	// Content of a master-secret file.
+	MasterSecret []byte `protobuf:"bytes,2,opt,name=master_secret,json=masterSecret,proto3,oneof"`
+}
+
+func (*RecoverRequest_MasterSecret) isRecoverRequest_Keys() {}
 
 type InitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -623,7 +805,7 @@ type InitResponse struct {
 
 func (x *InitResponse) Reset() {
 	*x = InitResponse{}
-	mi := &file_bootstrapper_proto_msgTypes[4]
+	mi := &file_bootstrapper_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +817,7 @@ func (x *InitResponse) String() string {
 func (*InitResponse) ProtoMessage() {}
 
 func (x *InitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bootstrapper_proto_msgTypes[4]
+	mi := &file_bootstrapper_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +830,7 @@ func (x *InitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitResponse.ProtoReflect.Descriptor instead.
 func (*InitResponse) Descriptor() ([]byte, []int) {
-	return file_bootstrapper_proto_rawDescGZIP(), []int{4}
+	return file_bootstrapper_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *InitResponse) GetMessage() isInitResponse_Message {
@@ -707,7 +889,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_bootstrapper_proto_msgTypes[5]
+	mi := &file_bootstrapper_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +901,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_bootstrapper_proto_msgTypes[5]
+	mi := &file_bootstrapper_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +914,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_bootstrapper_proto_rawDescGZIP(), []int{5}
+	return file_bootstrapper_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Progress) GetStep() Step {
@@ -782,7 +964,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_bootstrapper_proto_msgTypes[6]
+	mi := &file_bootstrapper_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +976,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_bootstrapper_proto_msgTypes[6]
+	mi := &file_bootstrapper_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +989,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_bootstrapper_proto_rawDescGZIP(), []int{6}
+	return file_bootstrapper_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Result) GetClusterId() []byte {
@@ -839,7 +1021,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_bootstrapper_proto_msgTypes[7]
+	mi := &file_bootstrapper_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +1033,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_bootstrapper_proto_msgTypes[7]
+	mi := &file_bootstrapper_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +1046,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_bootstrapper_proto_rawDescGZIP(), []int{7}
+	return file_bootstrapper_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Problem) GetReason() Problem_Reason {
@@ -900,18 +1082,20 @@ var File_bootstrapper_proto protoreflect.FileDescriptor
 const file_bootstrapper_proto_rawDesc = "" +
 	"\n" +
 	"\x12bootstrapper.proto\x12\x1dconstellation.bootstrapper.v1\"\x0f\n" +
-	"\rStatusRequest\"\xfa\x01\n" +
+	"\rStatusRequest\"\xd0\x02\n" +
 	"\x0eStatusResponse\x12:\n" +
 	"\x05state\x18\x01 \x01(\x0e2$.constellation.bootstrapper.v1.StateR\x05state\x12:\n" +
 	"\x05image\x18\x02 \x01(\v2$.constellation.bootstrapper.v1.ImageR\x05image\x127\n" +
 	"\x04step\x18\x03 \x01(\x0e2#.constellation.bootstrapper.v1.StepR\x04step\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x05 \x01(\fR\tclusterId\"O\n" +
+	"cluster_id\x18\x05 \x01(\fR\tclusterId\x127\n" +
+	"\x04disk\x18\x06 \x01(\x0e2#.constellation.bootstrapper.v1.DiskR\x04disk\x12\x1b\n" +
+	"\tdisk_uuid\x18\a \x01(\tR\bdiskUuid\"O\n" +
 	"\x05Image\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
-	"\aflavour\x18\x03 \x01(\tR\aflavour\"\xec\x02\n" +
+	"\aflavour\x18\x03 \x01(\tR\aflavour\"\xa6\x03\n" +
 	"\vInitRequest\x12\x1f\n" +
 	"\vinit_secret\x18\x01 \x01(\fR\n" +
 	"initSecret\x12%\n" +
@@ -925,7 +1109,14 @@ const file_bootstrapper_proto_rawDesc = "" +
 	"podNetwork\x12'\n" +
 	"\x0fservice_network\x18\t \x01(\tR\x0eserviceNetwork\x12!\n" +
 	"\fcluster_name\x18\n" +
-	" \x01(\tR\vclusterNameB\x06\n" +
+	" \x01(\tR\vclusterName\x12\x16\n" +
+	"\x06policy\x18\v \x01(\fR\x06policy\x12 \n" +
+	"\vschedulable\x18\f \x01(\bR\vschedulableB\x06\n" +
+	"\x04keys\"`\n" +
+	"\x0eRecoverRequest\x12\x1f\n" +
+	"\vinit_secret\x18\x01 \x01(\fR\n" +
+	"initSecret\x12%\n" +
+	"\rmaster_secret\x18\x02 \x01(\fH\x00R\fmasterSecretB\x06\n" +
 	"\x04keys\"\xa1\x01\n" +
 	"\fInitResponse\x12E\n" +
 	"\bprogress\x18\x01 \x01(\v2'.constellation.bootstrapper.v1.ProgressH\x00R\bprogress\x12?\n" +
@@ -949,25 +1140,33 @@ const file_bootstrapper_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\fR\tclusterId\x12\x1e\n" +
 	"\n" +
 	"kubeconfig\x18\x02 \x01(\fR\n" +
-	"kubeconfig\"\xc0\x02\n" +
+	"kubeconfig\"\xd7\x02\n" +
 	"\aProblem\x12E\n" +
 	"\x06reason\x18\x01 \x01(\x0e2-.constellation.bootstrapper.v1.Problem.ReasonR\x06reason\x127\n" +
 	"\x04step\x18\x02 \x01(\x0e2#.constellation.bootstrapper.v1.StepR\x04step\x12\x16\n" +
 	"\x06advice\x18\x03 \x01(\tR\x06advice\x12\x18\n" +
-	"\ajournal\x18\x04 \x01(\fR\ajournal\"\x82\x01\n" +
+	"\ajournal\x18\x04 \x01(\fR\ajournal\"\x99\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_REQUEST\x10\x01\x12\x10\n" +
 	"\fREASON_OWNER\x10\x02\x12\x18\n" +
 	"\x14REASON_OTHER_CLUSTER\x10\x03\x12\x0f\n" +
 	"\vREASON_BUSY\x10\x04\x12\x0f\n" +
-	"\vREASON_STEP\x10\x05*h\n" +
+	"\vREASON_STEP\x10\x05\x12\x15\n" +
+	"\x11REASON_NOT_A_NODE\x10\x06*N\n" +
+	"\x04Disk\x12\x14\n" +
+	"\x10DISK_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"DISK_FRESH\x10\x01\x12\r\n" +
+	"\tDISK_NODE\x10\x02\x12\x11\n" +
+	"\rDISK_UNUSABLE\x10\x03*{\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_WAITING\x10\x01\x12\x11\n" +
 	"\rSTATE_WORKING\x10\x02\x12\x10\n" +
 	"\fSTATE_FAILED\x10\x03\x12\x10\n" +
-	"\fSTATE_MEMBER\x10\x04*\xc2\x01\n" +
+	"\fSTATE_MEMBER\x10\x04\x12\x11\n" +
+	"\rSTATE_JOINING\x10\x05*\xd4\x01\n" +
 	"\x04Step\x12\x14\n" +
 	"\x10STEP_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSTEP_LOCK\x10\x01\x12\r\n" +
@@ -977,11 +1176,14 @@ const file_bootstrapper_proto_rawDesc = "" +
 	"\fSTEP_SECRETS\x10\x05\x12\x16\n" +
 	"\x12STEP_CONTROL_PLANE\x10\x06\x12\x13\n" +
 	"\x0fSTEP_API_SERVER\x10\a\x12\x11\n" +
-	"\rSTEP_SERVICES\x10\b\x12\r\n" +
-	"\tSTEP_NODE\x10\t2\xd8\x01\n" +
+	"\rSTEP_SERVICES\x10\b\x12\x10\n" +
+	"\fSTEP_KUBELET\x10\n" +
+	"\x12\r\n" +
+	"\tSTEP_NODE\x10\t2\xc1\x02\n" +
 	"\fBootstrapper\x12e\n" +
 	"\x06Status\x12,.constellation.bootstrapper.v1.StatusRequest\x1a-.constellation.bootstrapper.v1.StatusResponse\x12a\n" +
-	"\x04Init\x12*.constellation.bootstrapper.v1.InitRequest\x1a+.constellation.bootstrapper.v1.InitResponse0\x01BEZCgithub.com/constellation-os/constellation/services/api/bootstrapperb\x06proto3"
+	"\x04Init\x12*.constellation.bootstrapper.v1.InitRequest\x1a+.constellation.bootstrapper.v1.InitResponse0\x01\x12g\n" +
+	"\aRecover\x12-.constellation.bootstrapper.v1.RecoverRequest\x1a+.constellation.bootstrapper.v1.InitResponse0\x01BEZCgithub.com/constellation-os/constellation/services/api/bootstrapperb\x06proto3"
 
 var (
 	file_bootstrapper_proto_rawDescOnce sync.Once
@@ -995,41 +1197,46 @@ func file_bootstrapper_proto_rawDescGZIP() []byte {
 	return file_bootstrapper_proto_rawDescData
 }
 
-var file_bootstrapper_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_bootstrapper_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_bootstrapper_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_bootstrapper_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_bootstrapper_proto_goTypes = []any{
-	(State)(0),             // 0: constellation.bootstrapper.v1.State
-	(Step)(0),              // 1: constellation.bootstrapper.v1.Step
-	(Progress_State)(0),    // 2: constellation.bootstrapper.v1.Progress.State
-	(Problem_Reason)(0),    // 3: constellation.bootstrapper.v1.Problem.Reason
-	(*StatusRequest)(nil),  // 4: constellation.bootstrapper.v1.StatusRequest
-	(*StatusResponse)(nil), // 5: constellation.bootstrapper.v1.StatusResponse
-	(*Image)(nil),          // 6: constellation.bootstrapper.v1.Image
-	(*InitRequest)(nil),    // 7: constellation.bootstrapper.v1.InitRequest
-	(*InitResponse)(nil),   // 8: constellation.bootstrapper.v1.InitResponse
-	(*Progress)(nil),       // 9: constellation.bootstrapper.v1.Progress
-	(*Result)(nil),         // 10: constellation.bootstrapper.v1.Result
-	(*Problem)(nil),        // 11: constellation.bootstrapper.v1.Problem
+	(Disk)(0),              // 0: constellation.bootstrapper.v1.Disk
+	(State)(0),             // 1: constellation.bootstrapper.v1.State
+	(Step)(0),              // 2: constellation.bootstrapper.v1.Step
+	(Progress_State)(0),    // 3: constellation.bootstrapper.v1.Progress.State
+	(Problem_Reason)(0),    // 4: constellation.bootstrapper.v1.Problem.Reason
+	(*StatusRequest)(nil),  // 5: constellation.bootstrapper.v1.StatusRequest
+	(*StatusResponse)(nil), // 6: constellation.bootstrapper.v1.StatusResponse
+	(*Image)(nil),          // 7: constellation.bootstrapper.v1.Image
+	(*InitRequest)(nil),    // 8: constellation.bootstrapper.v1.InitRequest
+	(*RecoverRequest)(nil), // 9: constellation.bootstrapper.v1.RecoverRequest
+	(*InitResponse)(nil),   // 10: constellation.bootstrapper.v1.InitResponse
+	(*Progress)(nil),       // 11: constellation.bootstrapper.v1.Progress
+	(*Result)(nil),         // 12: constellation.bootstrapper.v1.Result
+	(*Problem)(nil),        // 13: constellation.bootstrapper.v1.Problem
 }
 var file_bootstrapper_proto_depIdxs = []int32{
-	0,  // 0: constellation.bootstrapper.v1.StatusResponse.state:type_name -> constellation.bootstrapper.v1.State
-	6,  // 1: constellation.bootstrapper.v1.StatusResponse.image:type_name -> constellation.bootstrapper.v1.Image
-	1,  // 2: constellation.bootstrapper.v1.StatusResponse.step:type_name -> constellation.bootstrapper.v1.Step
-	9,  // 3: constellation.bootstrapper.v1.InitResponse.progress:type_name -> constellation.bootstrapper.v1.Progress
-	10, // 4: constellation.bootstrapper.v1.InitResponse.result:type_name -> constellation.bootstrapper.v1.Result
-	1,  // 5: constellation.bootstrapper.v1.Progress.step:type_name -> constellation.bootstrapper.v1.Step
-	2,  // 6: constellation.bootstrapper.v1.Progress.state:type_name -> constellation.bootstrapper.v1.Progress.State
-	3,  // 7: constellation.bootstrapper.v1.Problem.reason:type_name -> constellation.bootstrapper.v1.Problem.Reason
-	1,  // 8: constellation.bootstrapper.v1.Problem.step:type_name -> constellation.bootstrapper.v1.Step
-	4,  // 9: constellation.bootstrapper.v1.Bootstrapper.Status:input_type -> constellation.bootstrapper.v1.StatusRequest
-	7,  // 10: constellation.bootstrapper.v1.Bootstrapper.Init:input_type -> constellation.bootstrapper.v1.InitRequest
-	5,  // 11: constellation.bootstrapper.v1.Bootstrapper.Status:output_type -> constellation.bootstrapper.v1.StatusResponse
-	8,  // 12: constellation.bootstrapper.v1.Bootstrapper.Init:output_type -> constellation.bootstrapper.v1.InitResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	1,  // 0: constellation.bootstrapper.v1.StatusResponse.state:type_name -> constellation.bootstrapper.v1.State
+	7,  // 1: constellation.bootstrapper.v1.StatusResponse.image:type_name -> constellation.bootstrapper.v1.Image
+	2,  // 2: constellation.bootstrapper.v1.StatusResponse.step:type_name -> constellation.bootstrapper.v1.Step
+	0,  // 3: constellation.bootstrapper.v1.StatusResponse.disk:type_name -> constellation.bootstrapper.v1.Disk
+	11, // 4: constellation.bootstrapper.v1.InitResponse.progress:type_name -> constellation.bootstrapper.v1.Progress
+	12, // 5: constellation.bootstrapper.v1.InitResponse.result:type_name -> constellation.bootstrapper.v1.Result
+	2,  // 6: constellation.bootstrapper.v1.Progress.step:type_name -> constellation.bootstrapper.v1.Step
+	3,  // 7: constellation.bootstrapper.v1.Progress.state:type_name -> constellation.bootstrapper.v1.Progress.State
+	4,  // 8: constellation.bootstrapper.v1.Problem.reason:type_name -> constellation.bootstrapper.v1.Problem.Reason
+	2,  // 9: constellation.bootstrapper.v1.Problem.step:type_name -> constellation.bootstrapper.v1.Step
+	5,  // 10: constellation.bootstrapper.v1.Bootstrapper.Status:input_type -> constellation.bootstrapper.v1.StatusRequest
+	8,  // 11: constellation.bootstrapper.v1.Bootstrapper.Init:input_type -> constellation.bootstrapper.v1.InitRequest
+	9,  // 12: constellation.bootstrapper.v1.Bootstrapper.Recover:input_type -> constellation.bootstrapper.v1.RecoverRequest
+	6,  // 13: constellation.bootstrapper.v1.Bootstrapper.Status:output_type -> constellation.bootstrapper.v1.StatusResponse
+	10, // 14: constellation.bootstrapper.v1.Bootstrapper.Init:output_type -> constellation.bootstrapper.v1.InitResponse
+	10, // 15: constellation.bootstrapper.v1.Bootstrapper.Recover:output_type -> constellation.bootstrapper.v1.InitResponse
+	13, // [13:16] is the sub-list for method output_type
+	10, // [10:13] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_bootstrapper_proto_init() }
@@ -1041,6 +1248,9 @@ func file_bootstrapper_proto_init() {
 		(*InitRequest_MasterSecret)(nil),
 	}
 	file_bootstrapper_proto_msgTypes[4].OneofWrappers = []any{
+		(*RecoverRequest_MasterSecret)(nil),
+	}
+	file_bootstrapper_proto_msgTypes[5].OneofWrappers = []any{
 		(*InitResponse_Progress)(nil),
 		(*InitResponse_Result)(nil),
 	}
@@ -1049,8 +1259,8 @@ func file_bootstrapper_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bootstrapper_proto_rawDesc), len(file_bootstrapper_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   8,
+			NumEnums:      5,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

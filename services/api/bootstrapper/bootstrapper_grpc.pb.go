@@ -24,8 +24,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Bootstrapper_Status_FullMethodName = "/constellation.bootstrapper.v1.Bootstrapper/Status"
-	Bootstrapper_Init_FullMethodName   = "/constellation.bootstrapper.v1.Bootstrapper/Init"
+	Bootstrapper_Status_FullMethodName  = "/constellation.bootstrapper.v1.Bootstrapper/Status"
+	Bootstrapper_Init_FullMethodName    = "/constellation.bootstrapper.v1.Bootstrapper/Init"
+	Bootstrapper_Recover_FullMethodName = "/constellation.bootstrapper.v1.Bootstrapper/Recover"
 )
 
 // BootstrapperClient is the client API for Bootstrapper service.
@@ -38,6 +39,9 @@ type BootstrapperClient interface {
 	// the same request, and goes on where the node is. The node sends its progress and ends with a result. An error's
 	// status carries a Problem.
 	Init(ctx context.Context, in *InitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[InitResponse], error)
+	// Recover brings back a node whose cluster cannot give it the key of its disk, because no control plane is left: the
+	// request has the master secret, and the disk everything else. It is called again after a failure, as Init is.
+	Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[InitResponse], error)
 }
 
 type bootstrapperClient struct {
@@ -77,6 +81,25 @@ func (c *bootstrapperClient) Init(ctx context.Context, in *InitRequest, opts ...
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Bootstrapper_InitClient = grpc.ServerStreamingClient[InitResponse]
 
+func (c *bootstrapperClient) Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[InitResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Bootstrapper_ServiceDesc.Streams[1], Bootstrapper_Recover_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RecoverRequest, InitResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Bootstrapper_RecoverClient = grpc.ServerStreamingClient[InitResponse]
+
 // BootstrapperServer is the server API for Bootstrapper service.
 // All implementations must embed UnimplementedBootstrapperServer
 // for forward compatibility.
@@ -87,6 +110,9 @@ type BootstrapperServer interface {
 	// the same request, and goes on where the node is. The node sends its progress and ends with a result. An error's
 	// status carries a Problem.
 	Init(*InitRequest, grpc.ServerStreamingServer[InitResponse]) error
+	// Recover brings back a node whose cluster cannot give it the key of its disk, because no control plane is left: the
+	// request has the master secret, and the disk everything else. It is called again after a failure, as Init is.
+	Recover(*RecoverRequest, grpc.ServerStreamingServer[InitResponse]) error
 	mustEmbedUnimplementedBootstrapperServer()
 }
 
@@ -102,6 +128,9 @@ func (UnimplementedBootstrapperServer) Status(context.Context, *StatusRequest) (
 }
 func (UnimplementedBootstrapperServer) Init(*InitRequest, grpc.ServerStreamingServer[InitResponse]) error {
 	return status.Error(codes.Unimplemented, "method Init not implemented")
+}
+func (UnimplementedBootstrapperServer) Recover(*RecoverRequest, grpc.ServerStreamingServer[InitResponse]) error {
+	return status.Error(codes.Unimplemented, "method Recover not implemented")
 }
 func (UnimplementedBootstrapperServer) mustEmbedUnimplementedBootstrapperServer() {}
 func (UnimplementedBootstrapperServer) testEmbeddedByValue()                      {}
@@ -153,6 +182,17 @@ func _Bootstrapper_Init_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Bootstrapper_InitServer = grpc.ServerStreamingServer[InitResponse]
 
+func _Bootstrapper_Recover_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RecoverRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(BootstrapperServer).Recover(m, &grpc.GenericServerStream[RecoverRequest, InitResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Bootstrapper_RecoverServer = grpc.ServerStreamingServer[InitResponse]
+
 // Bootstrapper_ServiceDesc is the grpc.ServiceDesc for Bootstrapper service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -169,6 +209,11 @@ var Bootstrapper_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Init",
 			Handler:       _Bootstrapper_Init_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Recover",
+			Handler:       _Bootstrapper_Recover_Handler,
 			ServerStreams: true,
 		},
 	},

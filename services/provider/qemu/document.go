@@ -27,14 +27,23 @@ type Document struct {
 	Self     provider.Self
 	Peers    []provider.Peer
 	Endpoint string
+	// Cluster to join; nil for none.
+	Cluster *provider.Cluster
 }
 
 // wire is the JSON form.
 type wire struct {
-	Format   string     `json:"format"`
-	Self     wireSelf   `json:"self"`
-	Peers    []wirePeer `json:"peers"`
-	Endpoint string     `json:"endpoint"`
+	Format   string       `json:"format"`
+	Self     wireSelf     `json:"self"`
+	Peers    []wirePeer   `json:"peers"`
+	Endpoint string       `json:"endpoint"`
+	Cluster  *wireCluster `json:"cluster,omitempty"`
+}
+
+type wireCluster struct {
+	// Hexadecimal.
+	ID     string          `json:"id"`
+	Policy json.RawMessage `json:"policy"`
 }
 
 type wireSelf struct {
@@ -77,6 +86,12 @@ func Parse(data []byte) (*Document, error) {
 		}
 		d.Peers = append(d.Peers, provider.Peer{Name: p.Name, Role: p.Role, Address: a})
 	}
+	if c := w.Cluster; c != nil {
+		var err error
+		if d.Cluster, err = provider.ParseCluster(c.ID, c.Policy); err != nil {
+			return nil, fmt.Errorf("metadata: %w", err)
+		}
+	}
 	if err := d.check(); err != nil {
 		return nil, fmt.Errorf("metadata: %w", err)
 	}
@@ -87,10 +102,11 @@ func (d *Document) check() error {
 	if err := errors.Join(provider.CheckName(d.Self.Name), provider.CheckRole(d.Self.Role)); err != nil {
 		return fmt.Errorf("self: %w", err)
 	}
-	return errors.Join(provider.CheckPeers(d.Peers), provider.CheckEndpoint(d.Endpoint))
+	return errors.Join(provider.CheckPeers(d.Peers), provider.CheckEndpoint(d.Endpoint), provider.CheckCluster(d.Cluster))
 }
 
-// Marshal makes the document. What Parse would refuse is refused.
+// Marshal makes the document. What Parse would refuse is refused. The policy loses its
+// white space.
 func (d *Document) Marshal() ([]byte, error) {
 	if err := d.check(); err != nil {
 		return nil, fmt.Errorf("metadata: %w", err)
@@ -101,6 +117,9 @@ func (d *Document) Marshal() ([]byte, error) {
 	}
 	for _, p := range d.Peers {
 		w.Peers = append(w.Peers, wirePeer{p.Name, p.Role, p.Address.String()})
+	}
+	if c := d.Cluster; c != nil {
+		w.Cluster = &wireCluster{hex.EncodeToString(c.ID[:]), c.Policy}
 	}
 	return json.Marshal(w)
 }

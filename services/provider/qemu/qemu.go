@@ -81,6 +81,15 @@ func (p *Provider) Endpoint(ctx context.Context) (string, error) {
 	return d.Endpoint, nil
 }
 
+// Cluster implements provider.Provider.
+func (p *Provider) Cluster(ctx context.Context) (*provider.Cluster, error) {
+	d, err := p.Get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return d.Cluster, nil
+}
+
 // Get asks for the whole document.
 func (p *Provider) Get(ctx context.Context) (*Document, error) {
 	gateway, err := p.gateway()

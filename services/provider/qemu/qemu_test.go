@@ -23,14 +23,20 @@ const hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 const document = `{"format":"constellation-metadata/v1",
 "self":{"name":"node-1","role":"control-plane","init_secret_sha256":"` + hash + `"},
 "peers":[{"name":"node-2","role":"worker","address":"10.77.0.50"}],
-"endpoint":"api.constellation.internal:6443"}`
+"endpoint":"api.constellation.internal:6443",
+"cluster":{"id":"` + id + `","policy":{"version":1}}}`
+
+// id is a cluster's.
+const id = "4a7b5f2f0e7f0d3c1b6f9a8e5d4c3b2a190807f6e5d4c3b2a19080706050403f"
 
 func want() *Document {
 	d := &Document{
 		Self:     provider.Self{Name: "node-1", Role: provider.ControlPlane, InitSecretHash: &[32]byte{}},
 		Peers:    []provider.Peer{{Name: "node-2", Role: provider.Worker, Address: netip.MustParseAddr("10.77.0.50")}},
 		Endpoint: "api.constellation.internal:6443",
+		Cluster:  &provider.Cluster{Policy: []byte(`{"version":1}`)},
 	}
+	copy(d.Cluster.ID[:], "\x4a\x7b\x5f\x2f\x0e\x7f\x0d\x3c\x1b\x6f\x9a\x8e\x5d\x4c\x3b\x2a\x19\x08\x07\xf6\xe5\xd4\xc3\xb2\xa1\x90\x80\x70\x60\x50\x40\x3f")
 	h, err := provider.ParseHash(hash)
 	if err != nil {
 		panic(err)
@@ -58,6 +64,12 @@ func TestParse(t *testing.T) {
 		{"an endpoint without a port", strings.Replace(document, ":6443", "", 1), "want HOST:PORT"},
 		{"an endpoint with port 0", strings.Replace(document, ":6443", ":0", 1), "want a port of 1 to 65535"},
 		{"an endpoint that is no name", strings.Replace(document, "api.const", "api .const", 1), `name "api "`},
+		{"half an identity", strings.Replace(document, id, id[:32], 1), "cluster: id: want 64 hexadecimal digits"},
+		{"nobody's identity", strings.Replace(document, id, strings.Repeat("0", 64), 1), "cluster: id: it is zero"},
+		{"a cluster without a policy", strings.Replace(document, `,"policy":{"version":1}`, "", 1), "cluster: policy: want a JSON object"},
+		{"a policy that is a word", strings.Replace(document, `{"version":1}`, `"none"`, 1), "cluster: policy: want a JSON object"},
+		{"a policy with a field twice", strings.Replace(document, `{"version":1}`, `{"a":1,"a":2}`, 1), "twice in one object"},
+		{"a large policy", strings.Replace(document, `{"version":1}`, `{"a":"`+strings.Repeat("x", provider.MaxPolicy)+`"}`, 1), "cluster: policy: 131080 bytes, at most 131072"},
 		{"something behind it", document + "{}", "something follows"},
 		{"too much", strings.Repeat(" ", MaxSize+1), "at most 262144"},
 		{"nothing", "", "ends early"},
@@ -156,6 +168,24 @@ func TestProvider(t *testing.T) {
 	if endpoint, err := p.Endpoint(t.Context()); err != nil || endpoint != want().Endpoint {
 		t.Errorf("%v, endpoint %s", err, endpoint)
 	}
+	cluster, err := p.Cluster(t.Context())
+	if diff := cmp.Diff(want().Cluster, cluster); err != nil || diff != "" {
+		t.Errorf("%v, cluster (-want +got):\n%s", err, diff)
+	}
+}
+
+// TestNoCluster: a machine that waits for its owner is told of none.
+func TestNoCluster(t *testing.T) {
+	d := want()
+	d.Cluster = nil
+	data, err := d.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
+	if cluster, err := p.Cluster(t.Context()); cluster != nil || err != nil {
+		t.Errorf("cluster %v, %v", cluster, err)
+	}
 }
 
 func TestHostileServers(t *testing.T) {
@@ -216,6 +246,7 @@ func TestPage(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(document))
+	f.Add([]byte(strings.Replace(document, `{"version":1}`, "{\n\"<\": 1}", 1)))
 	f.Add([]byte(`{"format":"constellation-metadata/v1","self":{"name":"a","role":"worker"},"peers":[],"endpoint":"[fd00::1]:6443"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d, err := Parse(data)
@@ -227,6 +258,9 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("what was read cannot be written: %v", err)
 		}
 		e, err := Parse(again)
+		if d.Cluster != nil && e != nil && e.Cluster != nil {
+			d.Cluster.Policy = e.Cluster.Policy // its white space is lost
+		}
 		if err != nil || !cmp.Equal(d, e, sameAddress, cmpopts.EquateEmpty()) {
 			t.Fatalf("what was written is read as something else: %v", err)
 		}

@@ -7,6 +7,7 @@
 //	  "format": "constellation-inventory/v1",
 //	  "endpoint": "api.example.org:6443",
 //	  "init_secret_sha256": "8f0c…",
+//	  "cluster": {"id": "4a7b…", "policy": {…}},
 //	  "machines": [
 //	    {"name": "node-1", "role": "control-plane", "address": "192.0.2.1"},
 //	    {"name": "node-2", "role": "worker",        "address": "192.0.2.2"}
@@ -18,6 +19,7 @@ package static
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -42,6 +44,7 @@ type Provider struct {
 	machines  []provider.Peer
 	endpoint  string
 	hash      *[32]byte
+	cluster   *provider.Cluster
 	addresses func() ([]netip.Addr, error)
 }
 
@@ -52,7 +55,13 @@ type inventory struct {
 	Format   string    `json:"format"`
 	Endpoint string    `json:"endpoint"`
 	Hash     string    `json:"init_secret_sha256"` // hexadecimal; empty for none
+	Cluster  *cluster  `json:"cluster"`            // none until there is one
 	Machines []machine `json:"machines"`
+}
+
+type cluster struct {
+	ID     string          `json:"id"` // hexadecimal
+	Policy json.RawMessage `json:"policy"`
 }
 
 type machine struct {
@@ -89,6 +98,12 @@ func parse(data []byte) (*Provider, error) {
 			return nil, fmt.Errorf("init secret: %w", err)
 		}
 	}
+	if c := raw.Cluster; c != nil {
+		var err error
+		if p.cluster, err = provider.ParseCluster(c.ID, c.Policy); err != nil {
+			return nil, err
+		}
+	}
 	for i, m := range raw.Machines {
 		a, err := netip.ParseAddr(m.Address)
 		if err != nil {
@@ -122,6 +137,9 @@ func (p *Provider) Peers(context.Context) ([]provider.Peer, error) {
 
 // Endpoint implements provider.Provider.
 func (p *Provider) Endpoint(context.Context) (string, error) { return p.endpoint, nil }
+
+// Cluster implements provider.Provider.
+func (p *Provider) Cluster(context.Context) (*provider.Cluster, error) { return p.cluster, nil }
 
 // find returns which of the machines this one is.
 func (p *Provider) find() (int, error) {

@@ -3,6 +3,7 @@
 package static
 
 import (
+	"encoding/hex"
 	"errors"
 	"net/netip"
 	"os"
@@ -17,7 +18,11 @@ import (
 
 const hash = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
-const text = `{"format":"constellation-inventory/v1","endpoint":"api.example.org:6443","init_secret_sha256":"` + hash + `","machines":[
+// id is a cluster's.
+const id = "4a7b5f2f0e7f0d3c1b6f9a8e5d4c3b2a190807f6e5d4c3b2a19080706050403f"
+
+const text = `{"format":"constellation-inventory/v1","endpoint":"api.example.org:6443","init_secret_sha256":"` + hash + `",
+"cluster":{"id":"` + id + `","policy":{"version": 1}},"machines":[
 {"name":"node-1","role":"control-plane","address":"192.0.2.1"},
 {"name":"node-2","role":"worker","address":"2001:db8::2"}]}`
 
@@ -51,6 +56,21 @@ func TestProvider(t *testing.T) {
 	if endpoint, err := p.Endpoint(t.Context()); err != nil || endpoint != "api.example.org:6443" {
 		t.Errorf("endpoint is %s, %v", endpoint, err)
 	}
+	cluster, err := p.Cluster(t.Context())
+	if err != nil || cluster == nil || hex.EncodeToString(cluster.ID[:]) != id || string(cluster.Policy) != `{"version": 1}` {
+		t.Errorf("cluster is %+v, %v", cluster, err)
+	}
+}
+
+// TestNoCluster: before there is one, the inventory names none.
+func TestNoCluster(t *testing.T) {
+	p, err := New([]byte(strings.Replace(text, `"cluster":{"id":"`+id+`","policy":{"version": 1}},`, "", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cluster, err := p.Cluster(t.Context()); cluster != nil || err != nil {
+		t.Errorf("cluster is %+v, %v", cluster, err)
+	}
 }
 
 func TestAMachineThatIsNotListed(t *testing.T) {
@@ -74,6 +94,8 @@ func TestRefusals(t *testing.T) {
 		{"no address", "192.0.2.1", "node", `address "node" is none`},
 		{"a bad hash", hash, "00", "want 64 hexadecimal digits"},
 		{"a bad endpoint", "api.example.org:6443", "api.example.org", "want HOST:PORT"},
+		{"half an identity", id, id[:32], "cluster: id: want 64 hexadecimal digits"},
+		{"no policy", `,"policy":{"version": 1}`, "", "cluster: policy: want a JSON object"},
 		{"no machine", text[strings.Index(text, `{"name"`):strings.LastIndex(text, "]")], "", "lists no machine"},
 		{"too much", text, strings.Repeat(" ", MaxSize+1), "at most 262144"},
 	} {
