@@ -203,6 +203,15 @@ func set(t *testing.T, d dynamic.ResourceInterface, name, status string) {
 	}
 }
 
+// here is a node that booted when it says.
+var here = Here{Node: "n", BootID: "this boot", Booted: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)}
+
+// running is the status of a pod that is ready, of containers that were started then.
+func running(since string) string {
+	return `{"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": [{"name": "d", "image": "d", "imageID": "",
+		"ready": true, "restartCount": 0, "state": {"waiting": null, "running": {"startedAt": "` + since + `"}}, "lastState": {}}]}`
+}
+
 // TestWait plays controllers and kubelet, and wants to hear what is missing after
 // each of their steps.
 func TestWait(t *testing.T) {
@@ -216,36 +225,51 @@ func TestWait(t *testing.T) {
 	defer cancel()
 	told, done := make(chan Progress), make(chan error, 1)
 	go func() {
-		done <- Wait(ctx, c.Admin, all, func(p Progress) { told <- p })
+		done <- Wait(ctx, c.Admin, all, here, func(p Progress) { told <- p })
 		close(told)
 	}()
 	want := func(done int, detail string) {
 		t.Helper()
-		if got := <-told; got != (Progress{done, 2, detail}) {
-			t.Errorf("told of %+v\nwant %d of 2: %s", got, done, detail)
+		if got := <-told; got != (Progress{done, 3, detail}) {
+			t.Errorf("told of %+v\nwant %d of 3: %s", got, done, detail)
 		}
 	}
 	// Until its status is set, a node's conditions say nothing.
-	want(0, "no node has joined; DaemonSet x/d: not taken up yet")
+	want(1, "node n has not joined; DaemonSet x/d: not taken up yet")
 	c.Create(t, "/api/v1/nodes", controlplanetest.Named("n"))
-	want(0, "node n is not ready: kubelet has not reported yet; DaemonSet x/d: not taken up yet")
+	want(1, "node n is not ready: kubelet has not reported yet; DaemonSet x/d: not taken up yet")
 	set(t, nodes, "n", `{"conditions": [{"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": "cni plugin not initialized"}]}`)
-	want(0, "node n is not ready: KubeletNotReady: cni plugin not initialized; DaemonSet x/d: not taken up yet")
-	set(t, nodes, "n", `{"conditions": [{"type": "Ready", "status": "True"}]}`)
-	want(1, "DaemonSet x/d: not taken up yet")
+	want(1, "node n is not ready: KubeletNotReady: cni plugin not initialized; DaemonSet x/d: not taken up yet")
+	set(t, nodes, "n", `{"conditions": [{"type": "Ready", "status": "True"}], "nodeInfo": {"bootID": "the last boot"}}`)
+	want(1, "node n is not ready: kubelet has not reported since it booted; DaemonSet x/d: not taken up yet")
+	set(t, nodes, "n", `{"nodeInfo": {"bootID": "this boot"}}`)
+	want(2, "DaemonSet x/d: not taken up yet")
 
-	set(t, sets, "d", `{"observedGeneration": 1, "desiredNumberScheduled": 1, "currentNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}`)
-	want(1, "DaemonSet x/d: 0 of 1 pods available")
+	set(t, sets, "d", `{"observedGeneration": 1, "desiredNumberScheduled": 2, "currentNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}`)
+	want(2, "DaemonSet x/d: 0 of 2 pods available")
 	c.ServiceAccount(t, "x", "default")
-	c.Create(t, "/api/v1/namespaces/x/pods", object(t, `{"metadata": {"name": "d-1", "labels": {"app": "d"}}, "spec": {"containers": [{"name": "d", "image": "d"}]}}`).Object)
-	want(1, "DaemonSet x/d: 0 of 1 pods available (d-1: kubelet has not started it)")
+	create := func(name, node, more string) {
+		t.Helper()
+		c.Create(t, "/api/v1/namespaces/x/pods", object(t, `{"metadata": {"name": "`+name+`", "labels": {"app": "d"}`+more+`}, "spec": {"nodeName": "`+node+`", "containers": [{"name": "d", "image": "d"}]}}`).Object)
+	}
+	create("d-2", "another", "") // of which nothing is wanted
+	set(t, sets, "d", `{"observedGeneration": 1, "desiredNumberScheduled": 2, "updatedNumberScheduled": 2, "currentNumberScheduled": 1, "numberMisscheduled": 0, "numberReady": 1, "numberAvailable": 1}`)
+	want(2, "DaemonSet x/d: no pod on node n")
+	create("d-1", "n", "")
+	want(2, "DaemonSet x/d: not ready on node n (d-1: kubelet has not started it)")
 	warn(t, c, "d-1", "FailedMount", `hostPath type check failed: /run/x is not a directory`)
-	want(1, "DaemonSet x/d: 0 of 1 pods available (d-1: kubelet has not started it: FailedMount: hostPath type check failed: /run/x is not a directory)")
+	want(2, "DaemonSet x/d: not ready on node n (d-1: kubelet has not started it: FailedMount: hostPath type check failed: /run/x is not a directory)")
 	set(t, pods, "d-1", `{"phase": "Pending", "containerStatuses": [{"name": "d", "image": "d", "imageID": "", "ready": false, "restartCount": 3,
 		"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 3}}}]}`)
-	want(1, "DaemonSet x/d: 0 of 1 pods available (d-1: CrashLoopBackOff: ended with code 3)")
-	set(t, sets, "d", `{"observedGeneration": 1, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "currentNumberScheduled": 1, "numberMisscheduled": 0, "numberReady": 1, "numberAvailable": 1}`)
-	want(2, "everything is ready")
+	want(2, "DaemonSet x/d: not ready on node n (d-1: CrashLoopBackOff: ended with code 3)")
+	set(t, pods, "d-1", running("2026-01-01T00:00:00Z"))
+	want(2, "DaemonSet x/d: not ready on node n (d-1: has not been started since the node booted: FailedMount: hostPath type check failed: /run/x is not a directory)")
+	c.Create(t, "/api/v1/namespaces/x/pods", object(t, `{"metadata": {"name": "static-n", "annotations": {"kubernetes.io/config.mirror": "1"}}, "spec": {"nodeName": "n", "containers": [{"name": "s", "image": "s"}]}}`).Object)
+	want(1, "static-n: kubelet has not started it; DaemonSet x/d: not ready on node n (d-1: has not been started since the node booted: FailedMount: hostPath type check failed: /run/x is not a directory)")
+	set(t, pods, "d-1", running("2026-01-02T00:00:01Z"))
+	want(2, "static-n: kubelet has not started it")
+	set(t, pods, "static-n", running("2026-01-02T00:00:01Z"))
+	want(3, "everything is ready")
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
@@ -270,8 +294,8 @@ func waitEnds(t *testing.T, c *controlplanetest.Cluster, all []*unstructured.Uns
 	all[1].Object["spec"].(map[string]any)["minReadySeconds"] = int64(5)
 	mustApply(t, c, all)
 	ctx, cancel := context.WithCancelCause(t.Context())
-	err := Wait(ctx, c.Admin, all, func(Progress) { cancel(errors.New("enough")) })
-	if want := "wait for the cluster: enough: DaemonSet x/d: not taken up yet (d-1: CrashLoopBackOff: ended with code 3)"; err == nil || err.Error() != want {
+	err := Wait(ctx, c.Admin, all, here, func(Progress) { cancel(errors.New("enough")) })
+	if want := "wait for the cluster: enough: DaemonSet x/d: not taken up yet"; err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 }

@@ -2,10 +2,14 @@
 
 package apply
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 type pod struct {
 	Metadata struct{ Name string }
+	Spec     struct{ NodeName string }
 	Status   struct {
 		Phase                                    string
 		Reason, Message                          string
@@ -22,18 +26,20 @@ type container struct {
 
 type containerState struct {
 	Waiting    *struct{ Reason, Message string }
-	Running    *struct{}
+	Running    *struct{ StartedAt time.Time }
 	Terminated *struct {
 		Reason, Message string
 		ExitCode        int64
 	}
 }
 
-// problem is why a pod is not ready, or nothing.
-func (p *pod) problem() string {
+// problem is why a pod is not ready, or nothing, on a node that booted then.
+func (p *pod) problem(booted time.Time) string {
 	var notReady string
 	for _, c := range p.Status.Conditions {
 		switch {
+		case c.Type == "Ready" && c.Status == "True" && p.before(booted):
+			return "has not been started since the node booted"
 		case c.Type == "Ready" && c.Status == "True":
 			return ""
 		case c.Type == "PodScheduled" && c.Status == "False":
@@ -55,6 +61,16 @@ func (p *pod) problem() string {
 		return notReady
 	}
 	return "kubelet has not started it"
+}
+
+// before says that what the status knows of ran before the node booted.
+func (p *pod) before(booted time.Time) bool {
+	for _, c := range p.Status.ContainerStatuses {
+		if c.State.Running == nil || c.State.Running.StartedAt.Before(booted) {
+			return true
+		}
+	}
+	return false
 }
 
 // silent says that the pod's status does not tell what is wrong, events may.

@@ -26,15 +26,21 @@ const (
 )
 
 // retry calls attempt until it succeeds, fails for good or the context ends. failed
-// is told of each reason to try again.
+// is told of each reason to try again. What an attempt says that the end cut off is no
+// reason: the error has the one before.
 func retry(ctx context.Context, attempt func() error, failed func(error)) error {
 	pause := firstPause
 	var refusedSince time.Time
+	var last error
 	for {
 		err := attempt()
 		if err == nil {
 			return nil
 		}
+		if last != nil && ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", context.Cause(ctx), last)
+		}
+		last = err
 		switch classify(err) {
 		case permanent:
 			return err

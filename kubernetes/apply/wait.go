@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -18,14 +19,28 @@ import (
 // interval is that at which Wait looks.
 const interval = time.Second
 
-// Wait waits until every node is ready, and of each DaemonSet and Deployment among
-// the objects every pod that there should be, in the version that was applied last.
-// A DaemonSet without any node to run on is not ready.
+// Here is the node that Wait is concerned with.
+type Here struct {
+	Node string // its name
+	// BootID is the kernel's. What kubelet has said before this boot does not count.
+	BootID string
+	// Booted is when, by the node's clock: containers that were started before it are gone,
+	// whatever their pods' status says. The zero time for none.
+	Booted time.Time
+}
+
+// Wait waits until a node is ready, and on it of each DaemonSet and Deployment among
+// the objects every pod that there should be, in the version that was applied last, and
+// the node's static pods in the same namespaces. A DaemonSet has to have a pod on the
+// node, a Deployment has to have one somewhere. Other nodes may be as they are.
+//
+// After a reboot the API server remembers pods as they were before, ready: only what
+// was started and said since then counts.
 //
 // progress, which may be nil, is told what is not ready and why: a pod's container
 // that cannot start, a volume that cannot be mounted, a node without a network. If
 // the context ends, so does the error, with context.Cause.
-func Wait(ctx context.Context, config *rest.Config, objects []*unstructured.Unstructured, progress func(Progress)) error {
+func Wait(ctx context.Context, config *rest.Config, objects []*unstructured.Unstructured, here Here, progress func(Progress)) error {
 	c, err := newClient(config)
 	if err != nil {
 		return err
@@ -36,12 +51,12 @@ func Wait(ctx context.Context, config *rest.Config, objects []*unstructured.Unst
 			workloads = append(workloads, o)
 		}
 	}
-	total := len(workloads) + 1
+	total := len(workloads) + 2 // the node, and its static pods
 	tell := teller(progress)
 	for {
 		var missing []string
 		err := retry(ctx, func() (err error) {
-			missing, err = c.missing(ctx, workloads)
+			missing, err = c.missing(ctx, workloads, here)
 			return err
 		}, func(err error) { tell(Progress{0, total, err.Error()}) })
 		if err != nil {
@@ -60,16 +75,17 @@ func Wait(ctx context.Context, config *rest.Config, objects []*unstructured.Unst
 	}
 }
 
-// missing is what is not ready, each with its reason. Nodes come first: of a node
-// that appears later, the workloads could not know.
-func (c *client) missing(ctx context.Context, workloads []*unstructured.Unstructured) ([]string, error) {
+// missing is what is not ready, each with its reason.
+func (c *client) missing(ctx context.Context, workloads []*unstructured.Unstructured, here Here) ([]string, error) {
 	var all []string
-	reason, err := c.nodes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if reason != "" {
-		all = append(all, reason)
+	for _, find := range []func(context.Context, []*unstructured.Unstructured, Here) (string, error){c.node, c.static} {
+		reason, err := find(ctx, workloads, here)
+		if err != nil {
+			return nil, err
+		}
+		if reason != "" {
+			all = append(all, reason)
+		}
 	}
 	for _, w := range workloads {
 		r, err := c.resource(ctx, w.GroupVersionKind(), w.GetNamespace())
@@ -84,14 +100,13 @@ func (c *client) missing(ctx context.Context, workloads []*unstructured.Unstruct
 		if err != nil {
 			return nil, err
 		}
-		if state.ready() {
-			continue
-		}
-		why, err := c.explain(ctx, live)
+		lacks, err := c.lacks(ctx, live, state, here)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, fmt.Sprintf("%s: %s%s", name(w), state, why))
+		if lacks != "" {
+			all = append(all, name(w)+": "+lacks)
+		}
 	}
 	return all, nil
 }
@@ -101,33 +116,35 @@ type condition struct {
 }
 
 type node struct {
-	Metadata struct{ Name string }
-	Status   struct{ Conditions []condition }
+	Status struct {
+		NodeInfo   struct{ BootID string }
+		Conditions []condition
+	}
 }
 
-// nodes says which node is not ready and why, or nothing.
-func (c *client) nodes(ctx context.Context) (string, error) {
-	list, err := c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "nodes"}).List(ctx, metav1.ListOptions{})
+// node says why the node is not ready, or nothing.
+func (c *client) node(ctx context.Context, _ []*unstructured.Unstructured, here Here) (string, error) {
+	live, err := c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "nodes"}).Get(ctx, here.Node, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return fmt.Sprintf("node %s has not joined", here.Node), nil
+	}
 	if err != nil {
-		return "", fmt.Errorf("nodes: %w", err)
+		return "", fmt.Errorf("node %s: %w", here.Node, err)
 	}
-	var bad []string
-	for _, item := range list.Items {
-		var n node
-		if err := convert(&item, &n); err != nil {
-			return "", err
-		}
-		if reason := n.problem(); reason != "" {
-			bad = append(bad, fmt.Sprintf("node %s is not ready: %s", item.GetName(), reason))
-		}
+	var n node
+	if err := convert(live, &n); err != nil {
+		return "", err
 	}
-	if len(list.Items) == 0 {
-		return "no node has joined", nil
+	if reason := n.problem(here.BootID); reason != "" {
+		return fmt.Sprintf("node %s is not ready: %s", here.Node, reason), nil
 	}
-	return strings.Join(bad, ", "), nil
+	return "", nil
 }
 
-func (n *node) problem() string {
+func (n *node) problem(bootID string) string {
+	if seen := n.Status.NodeInfo.BootID; seen != "" && seen != bootID {
+		return "kubelet has not reported since it booted"
+	}
 	for _, c := range n.Status.Conditions {
 		switch {
 		case c.Type == "Ready" && c.Status == "True":

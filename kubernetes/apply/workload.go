@@ -5,6 +5,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,22 +21,22 @@ type workload struct {
 	problem                         string // the controller's own
 }
 
-func (w workload) ready() bool {
-	return w.observed && w.wanted > 0 && w.updated == w.wanted && w.available == w.wanted && w.old == 0
-}
-
-func (w workload) String() string {
+// lacks is what its controller knows to be missing, or nothing. How many pods other
+// nodes have is not asked: they may be off.
+func (w workload) lacks() string {
 	switch {
 	case !w.observed:
 		return "not taken up yet"
 	case w.wanted == 0:
 		return "no pod is wanted"
-	case w.available == w.wanted && w.updated == w.wanted:
-		return fmt.Sprintf("old pods still run: %d", w.old)
-	case w.available == w.wanted:
+	case w.available == 0:
+		return short(fmt.Sprintf("0 of %d pods available", w.wanted), w.problem)
+	case w.updated != w.wanted:
 		return fmt.Sprintf("%d of %d pods updated", w.updated, w.wanted)
+	case w.old != 0:
+		return fmt.Sprintf("old pods still run: %d", w.old)
 	}
-	return short(fmt.Sprintf("%d of %d pods available", w.available, w.wanted), w.problem)
+	return ""
 }
 
 func parseWorkload(o *unstructured.Unstructured) (workload, error) {
@@ -71,24 +72,47 @@ func parseWorkload(o *unstructured.Unstructured) (workload, error) {
 	return w, nil
 }
 
-// explain says of each pod of a workload that is not ready what it waits for.
-func (c *client) explain(ctx context.Context, w *unstructured.Unstructured) (string, error) {
+// lacks says what a workload lacks: by its controller, and its pods on the node or on no
+// node yet, each with what it waits for.
+func (c *client) lacks(ctx context.Context, w *unstructured.Unstructured, state workload, here Here) (string, error) {
+	text := state.lacks()
+	reasons, found, err := c.pods(ctx, w, here)
+	switch {
+	case err != nil:
+		return "", err
+	case text == "" && !found && w.GetKind() == "DaemonSet":
+		text = "no pod on node " + here.Node
+	case text == "" && len(reasons) > 0:
+		text = "not ready on node " + here.Node
+	}
+	if len(reasons) > 0 {
+		text += " (" + strings.Join(reasons, ", ") + ")"
+	}
+	return text, nil
+}
+
+// pods says of each pod of a workload, on the node or on none, what it waits for, and
+// whether the node has one.
+func (c *client) pods(ctx context.Context, w *unstructured.Unstructured, here Here) (reasons []string, found bool, err error) {
 	selector, _, err := unstructured.NestedStringMap(w.Object, "spec", "selector", "matchLabels")
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", name(w), err)
+		return nil, false, fmt.Errorf("%s: %w", name(w), err)
 	}
 	pods, err := c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace(w.GetNamespace()).
 		List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(selector).String(), Limit: maxPods})
 	if err != nil {
-		return "", fmt.Errorf("pods of %s: %w", name(w), err)
+		return nil, false, fmt.Errorf("pods of %s: %w", name(w), err)
 	}
-	var reasons []string
 	for i := range pods.Items {
 		var p pod
 		if err := convert(&pods.Items[i], &p); err != nil {
-			return "", err
+			return nil, false, err
 		}
-		reason := p.problem()
+		if p.Spec.NodeName != "" && p.Spec.NodeName != here.Node {
+			continue
+		}
+		found = found || p.Spec.NodeName != ""
+		reason := p.problem(here.Booted)
 		if reason == "" {
 			continue
 		}
@@ -102,11 +126,41 @@ func (c *client) explain(ctx context.Context, w *unstructured.Unstructured) (str
 			reasons = append(reasons, warning)
 		}
 	}
-	if len(reasons) == 0 {
-		return "", nil
-	}
-	return " (" + strings.Join(reasons, ", ") + ")", nil
+	return reasons, found, nil
 }
+
+// static says which of the node's static pods, in the workloads' namespaces, is not
+// ready and why, or nothing.
+func (c *client) static(ctx context.Context, workloads []*unstructured.Unstructured, here Here) (string, error) {
+	var namespaces, reasons []string
+	for _, w := range workloads {
+		namespaces = append(namespaces, w.GetNamespace())
+	}
+	slices.Sort(namespaces)
+	for _, namespace := range slices.Compact(namespaces) {
+		pods, err := c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace(namespace).
+			List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + here.Node})
+		if err != nil {
+			return "", fmt.Errorf("pods of node %s: %w", here.Node, err)
+		}
+		for i := range pods.Items {
+			if pods.Items[i].GetAnnotations()[mirror] == "" {
+				continue
+			}
+			var p pod
+			if err := convert(&pods.Items[i], &p); err != nil {
+				return "", err
+			}
+			if reason := p.problem(here.Booted); reason != "" {
+				reasons = append(reasons, p.Metadata.Name+": "+reason)
+			}
+		}
+	}
+	return strings.Join(reasons, ", "), nil
+}
+
+// mirror is the annotation of what stands for a static pod.
+const mirror = "kubernetes.io/config.mirror"
 
 // maxPods bounds how many pods of a workload are looked at.
 const maxPods = 20

@@ -35,8 +35,9 @@ const (
 type Cluster struct {
 	// Config is that of a client of the API server with all rights.
 	Config func() (*rest.Config, error)
-	// Node is this node's name.
+	// Node is this node's name, Boot what is known of its boot.
 	Node string
+	Boot func() (Boot, error)
 	// Objects are the cluster's own services.
 	Objects func() ([]*unstructured.Unstructured, error)
 }
@@ -112,6 +113,7 @@ func (c *Cluster) Ready(ctx context.Context) error {
 // node is what matters here of a Node object.
 type node struct {
 	Status struct {
+		NodeInfo   struct{ BootID string }
 		Conditions []struct{ Type, Status, Reason, Message string }
 	}
 }
@@ -130,6 +132,13 @@ func (c *Cluster) NodeReady(ctx context.Context) error {
 	var n node
 	if err := json.Unmarshal(body, &n); err != nil {
 		return err
+	}
+	boot, err := c.Boot()
+	if err != nil {
+		return err
+	}
+	if seen := n.Status.NodeInfo.BootID; seen != "" && seen != boot.ID {
+		return errors.New("kubelet has not reported since the node booted")
 	}
 	for _, condition := range n.Status.Conditions {
 		if condition.Type != "Ready" {
@@ -150,7 +159,14 @@ func (c *Cluster) Apply(ctx context.Context, report steps.Report) error {
 
 // Await implements steps.Cluster.
 func (c *Cluster) Await(ctx context.Context, report steps.Report) error {
-	return c.withObjects(ctx, report, apply.Wait)
+	boot, err := c.Boot()
+	if err != nil {
+		return err
+	}
+	here := apply.Here{Node: c.Node, BootID: boot.ID, Booted: boot.Time}
+	return c.withObjects(ctx, report, func(ctx context.Context, config *rest.Config, objects []*unstructured.Unstructured, progress func(apply.Progress)) error {
+		return apply.Wait(ctx, config, objects, here, progress)
+	})
 }
 
 func (c *Cluster) withObjects(ctx context.Context, report steps.Report,

@@ -189,7 +189,7 @@ func answering(t *testing.T, path string, code int, body string) *Cluster {
 	}))
 	t.Cleanup(server.Close)
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	return &Cluster{Node: "node-0", Config: func() (*rest.Config, error) {
+	return &Cluster{Node: "node-0", Boot: func() (Boot, error) { return Boot{ID: "this"}, nil }, Config: func() (*rest.Config, error) {
 		return &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}, nil
 	}}
 }
@@ -232,6 +232,9 @@ func TestNodeReady(t *testing.T) {
 		{"ready", 200, `{"status":{"conditions":[{"type":"DiskPressure","status":"False"},{"type":"Ready","status":"True"}]}}`, ""},
 		{"no network", 200, `{"status":{"conditions":[{"type":"Ready","status":"False","reason":"KubeletNotReady","message":"cni plugin not initialized"}]}}`,
 			"KubeletNotReady: cni plugin not initialized"},
+		{"ready, in this boot", 200, `{"status":{"nodeInfo":{"bootID":"this"},"conditions":[{"type":"Ready","status":"True"}]}}`, ""},
+		{"ready, before it booted", 200, `{"status":{"nodeInfo":{"bootID":"another"},"conditions":[{"type":"Ready","status":"True"}]}}`,
+			"kubelet has not reported since the node booted"},
 		{"not registered", 404, "{}", "kubelet has not registered it"},
 		{"no conditions", 200, "{}", "kubelet has not said whether it is"},
 		{"an error", 500, "{}", "the API server answers 500"},
@@ -240,6 +243,23 @@ func TestNodeReady(t *testing.T) {
 			wantError(t, answering(t, "/api/v1/nodes/node-0", tc.code, tc.body).NodeReady(t.Context()), tc.want)
 		})
 	}
+}
+
+// TestCurrentBoot: this machine's, which booted before now.
+func TestCurrentBoot(t *testing.T) {
+	a, err := CurrentBoot("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(a.ID) != 36 || !a.Time.Before(time.Now()) {
+		t.Errorf("%+v", a)
+	}
+	b, err := CurrentBoot("/")
+	if err != nil || b.ID != a.ID || b.Time.Sub(a.Time).Abs() > time.Second {
+		t.Errorf("%+v and then %+v, %v", a, b, err)
+	}
+	_, err = CurrentBoot(t.TempDir())
+	wantError(t, err, "boot_id: no such file or directory")
 }
 
 func TestPrograms(t *testing.T) {
