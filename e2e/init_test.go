@@ -8,11 +8,14 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -23,6 +26,7 @@ import (
 
 	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/attestation/atls"
+	"github.com/constellation-os/constellation/cli/cluster"
 	"github.com/constellation-os/constellation/cli/local/machine"
 	"github.com/constellation-os/constellation/cli/local/network"
 	"github.com/constellation-os/constellation/keys"
@@ -52,9 +56,14 @@ type founder struct {
 	network   *network.Network
 	authority string
 	stateDir  string
+	disk      string // the state disk's file
 	secret    []byte
+	master    []byte // content of the master-secret file
 	request   *api.InitRequest
 	ring      *keys.Keyring
+	images    map[string]string
+	bundle    *source
+	server    string // HOST:PORT of this computer at which the API server is
 }
 
 func newFounder(t *testing.T) *founder {
@@ -75,16 +84,26 @@ func newFounder(t *testing.T) *founder {
 	t.Cleanup(func() { n.Close() })
 	f := &founder{network: n, authority: t.TempDir(), stateDir: t.TempDir(), secret: make([]byte, 32), ring: keys.Generate()}
 	rand.Read(f.secret)
-	master, err := f.ring.Marshal()
+	f.disk = filepath.Join(f.stateDir, "disk.raw")
+	if err := machine.CreateStateDisk(f.disk, machine.StateDiskSize); err != nil {
+		t.Fatal(err)
+	}
+	if f.master, err = f.ring.Marshal(); err != nil {
+		t.Fatal(err)
+	}
+	forward, err := n.Forward(0, netip.AddrPortFrom(address, apiPort))
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(forward.Close)
+	f.images, f.server = b.Set().References(), fmt.Sprintf("127.0.0.1:%d", forward.Port())
 	f.request = &api.InitRequest{
-		InitSecret: f.secret, Keys: &api.InitRequest_MasterSecret{MasterSecret: master},
+		InitSecret: f.secret, Keys: &api.InitRequest_MasterSecret{MasterSecret: f.master}, ApiServerNames: []string{"127.0.0.1"},
 		NodeName: nodeName, ComponentSet: b.Set().Encode(), Sources: []string{fmt.Sprintf("http://%s:%d", network.Gateway, bundlePort)},
 		Endpoint: fmt.Sprintf("%s:%d", nodeAddress, apiPort), PodNetwork: "10.244.0.0/16", ServiceNetwork: "10.96.0.0/12", ClusterName: "e2e",
 	}
-	f.serve(t, bundlePort, b.Handler())
+	f.bundle = &source{good: b.Handler()}
+	f.serve(t, bundlePort, f.bundle)
 	hash := sha256.Sum256(f.secret)
 	document := &qemu.Document{Self: provider.Self{Name: nodeName, Role: provider.ControlPlane, InitSecretHash: &hash}, Endpoint: f.request.Endpoint}
 	metadata, err := document.Marshal()
@@ -118,7 +137,7 @@ func (f *founder) serve(t *testing.T, port uint16, h http.Handler) {
 func (f *founder) boot(t *testing.T) *machine.Machine {
 	t.Helper()
 	c := config(t)
-	c.StateDir = f.stateDir
+	c.StateDir, c.StateDisk = f.stateDir, f.disk
 	return bootOn(t, f.network, f.authority, c)
 }
 
@@ -128,22 +147,33 @@ func (f *founder) init(t *testing.T, owned bool) (*api.Result, error) {
 	return f.initWatched(t, owned, func(*api.Progress) {})
 }
 
+// expected is what the machine must have measured: nobody's, or this cluster's.
+func (f *founder) expected(t *testing.T, owned bool) *measurements.Prediction {
+	t.Helper()
+	if !owned {
+		return reference(t)
+	}
+	id, err := f.ring.ClusterID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reference(t).Initialized(id[:])
+}
+
 // initWatched is init, and tells of progress.
 func (f *founder) initWatched(t *testing.T, owned bool, watch func(*api.Progress)) (*api.Result, error) {
 	t.Helper()
-	prediction := reference(t)
-	if owned {
-		id, err := f.ring.ClusterID()
-		if err != nil {
-			t.Fatal(err)
-		}
-		prediction = prediction.Initialized(id[:])
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), initDeadline)
 	defer cancel()
-	conn := f.connect(t, prediction)
+	conn := f.connect(t, f.expected(t, owned))
 	defer conn.Close()
-	stream, err := api.NewBootstrapperClient(conn).Init(ctx, f.request, grpc.WaitForReady(true))
+	return f.send(ctx, t, conn, f.request, watch)
+}
+
+// send sends an Init and reads what comes.
+func (f *founder) send(ctx context.Context, t *testing.T, conn *grpc.ClientConn, request *api.InitRequest, watch func(*api.Progress)) (*api.Result, error) {
+	t.Helper()
+	stream, err := api.NewBootstrapperClient(conn).Init(ctx, request, grpc.WaitForReady(true))
 	if err != nil {
 		return nil, err
 	}
@@ -170,19 +200,28 @@ func (f *founder) initWatched(t *testing.T, owned bool, watch func(*api.Progress
 
 func (f *founder) connect(t *testing.T, p *measurements.Prediction) *grpc.ClientConn {
 	t.Helper()
-	o := newOwner(t, f.network, p, f.authority)
-	channel, err := atls.ClientVerify([]attestation.Verifier{o.verifier}, atls.Options{Observe: func(o atls.Outcome) {
-		if o.Err != nil {
-			t.Logf("the machine was refused: %v", o.Err)
+	return f.connectBy(t, p, f.dial, func(err error) {
+		if err != nil {
+			t.Logf("the machine was refused: %v", err)
 		}
-	}})
+	})
+}
+
+// dial reaches the machine's bootstrapper.
+func (f *founder) dial(ctx context.Context, _ string) (net.Conn, error) {
+	return f.network.Dial(ctx, netip.AddrPortFrom(netip.MustParseAddr(nodeAddress), bootstrapper.Port))
+}
+
+// connectBy makes the attested channel on the connections that dial makes, and tells how
+// each handshake ended.
+func (f *founder) connectBy(t *testing.T, p *measurements.Prediction, dial func(context.Context, string) (net.Conn, error), ended func(error)) *grpc.ClientConn {
+	t.Helper()
+	o := newOwner(t, f.network, p, f.authority)
+	channel, err := atls.ClientVerify([]attestation.Verifier{o.verifier}, atls.Options{Observe: func(o atls.Outcome) { ended(o.Err) }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := grpc.NewClient("passthrough:///node", grpc.WithTransportCredentials(channel),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return f.network.Dial(ctx, netip.AddrPortFrom(netip.MustParseAddr(nodeAddress), bootstrapper.Port))
-		}))
+	conn, err := grpc.NewClient("passthrough:///node", grpc.WithTransportCredentials(channel), grpc.WithContextDialer(dial))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,8 +246,25 @@ func (f *founder) cluster(t *testing.T, kubeconfig []byte) *rest.RESTClient {
 	return client
 }
 
-// TestInit: a machine that has booted becomes a cluster's first node, and is that again
-// after a reboot.
+// kubectl makes the administrator's, of the new cluster.
+func (f *founder) kubectl(t *testing.T, kubeconfig []byte) *kubectl {
+	t.Helper()
+	if err := resolve(kubectlEnv); err != nil {
+		t.Fatal(err)
+	}
+	credentials, err := cluster.ParseKubeconfig(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &kubectl{kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), home: t.TempDir()}
+	if err := credentials.WriteKubeconfig(k.kubeconfig, "e2e", f.server); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// TestInit: a machine that has booted becomes a cluster's first node, does what a
+// cluster is for, and is all that again after a power cut.
 func TestInit(t *testing.T) {
 	f := newFounder(t)
 	m := f.boot(t)
@@ -217,7 +273,13 @@ func TestInit(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.lookAround(t, result)
-
+	s := newSmoke(f.kubectl(t, result.Kubeconfig), f.images)
+	if t.Run("smoke", func(t *testing.T) {
+		s.deploy(t)
+		s.check(t)
+	}); t.Failed() {
+		t.FailNow()
+	}
 	t.Run("again", func(t *testing.T) {
 		if _, err := f.init(t, true); err != nil {
 			t.Fatal(err)
@@ -225,40 +287,24 @@ func TestInit(t *testing.T) {
 	})
 	t.Run("after a power cut", func(t *testing.T) {
 		m.Stop()
-		f.boot(t)
+		m = f.boot(t)
 		result, err := f.init(t, false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.lookAround(t, result)
+		s.await(t)
+		s.check(t)
 	})
-}
-
-// TestInitPowerCuts cuts the machine's power at the beginning of every step, one after
-// the other: the Init after the last one finishes the job. (V20)
-func TestInitPowerCuts(t *testing.T) {
-	if !*campaign {
-		t.Skip("a boot for each step: run it with -campaign")
-	}
-	f := newFounder(t)
-	for step := api.Step_STEP_LOCK; step <= api.Step_STEP_NODE; step++ {
-		m, cut := f.boot(t), false
-		_, err := f.initWatched(t, false, func(p *api.Progress) {
-			if p.Step == step && p.State == api.Progress_STATE_STARTED {
-				cut = true
-				m.Stop()
-			}
-		})
-		if err == nil || !cut {
-			t.Fatalf("the power was not cut at step %q: %v", steps.Name(step), err)
+	t.Run("the disk without its key", func(t *testing.T) {
+		m.Stop()
+		var file struct{ Secrets []struct{ Secret []byte } }
+		if err := json.Unmarshal(f.master, &file); err != nil || len(file.Secrets) != 1 {
+			t.Fatalf("the master-secret file: %v", err)
 		}
-	}
-	f.boot(t)
-	result, err := f.init(t, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.lookAround(t, result)
+		secret := file.Secrets[0].Secret
+		unreadable(t, f.disk, []byte(s.message), []byte(s.secret), []byte(s.kept), secret, []byte(base64.StdEncoding.EncodeToString(secret)))
+	})
 }
 
 // lookAround wants every node ready and every pod running.

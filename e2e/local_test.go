@@ -14,52 +14,60 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/rest"
-
 	"github.com/constellation-os/constellation/cli/local/supervisor"
-	"github.com/constellation-os/constellation/cli/progress"
-	"github.com/constellation-os/constellation/kubernetes/kubeclient"
 )
 
 // Environment variables that say where the command is, and where it finds the bundle.
 const (
 	commandEnv      = "CONSTELLATION_COMMAND"
 	localClusterEnv = "CONSTELLATION_BUNDLE"
+	pageEnv         = "CONSTELLATION_GETTING_STARTED"
 )
 
 // Bounds on two busy processors without KVM.
 const (
-	upDeadline   = 20 * time.Minute
-	podsDeadline = 10 * time.Minute
-	bootTimeout  = 2 * time.Minute
+	upDeadline  = 20 * time.Minute
+	bootTimeout = 2 * time.Minute
 )
 
 // administrator runs the command as people do, in a folder of its own.
 type administrator struct {
-	dir  string
-	port int
+	home string // where it works
+	dir  string // the cluster's folder
 }
+
+// bazel stands for tools/bazel.
+const bazel = `#!/bin/bash
+[ "$1 $2 $3" = "run //cli/constellation:local --" ] || { echo "no such target: $*" >&2; exit 2; }
+shift 3
+exec constellation local "$@"
+`
 
 func newAdministrator(t *testing.T) *administrator {
 	t.Helper()
-	for _, name := range []string{commandEnv, localClusterEnv} {
+	for _, name := range []string{commandEnv, localClusterEnv, kubectlEnv, pageEnv} {
 		if err := resolve(name); err != nil {
 			t.Fatal(err)
 		}
 	}
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	a := &administrator{home: t.TempDir()}
+	a.dir = filepath.Join(a.home, "constellation-local")
+	err := errors.Join(
+		os.Mkdir(filepath.Join(a.home, "bin"), 0o700), os.Mkdir(filepath.Join(a.home, "tools"), 0o700),
+		os.Symlink(os.Getenv(commandEnv), filepath.Join(a.home, "bin", "constellation")),
+		os.Symlink(os.Getenv(kubectlEnv), filepath.Join(a.home, "bin", "kubectl")),
+		os.WriteFile(filepath.Join(a.home, "tools", "bazel"), []byte(bazel), 0o700),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	a := &administrator{dir: filepath.Join(t.TempDir(), "cluster"), port: l.Addr().(*net.TCPAddr).Port}
 	t.Cleanup(func() {
 		if t.Failed() {
 			text, _ := os.ReadFile(filepath.Join(a.dir, "machines", "control-plane-1", "console.log"))
@@ -75,13 +83,10 @@ func (a *administrator) run(t *testing.T, args ...string) (stdout, stderr string
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), upDeadline)
 	defer cancel()
-	if args[0] == "local" {
-		args = append(args, "--dir", a.dir)
-	}
 	cmd := exec.CommandContext(ctx, os.Getenv(commandEnv), args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	cmd.Dir = os.Getenv("TMPDIR")
+	cmd.Dir = a.home
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -90,99 +95,36 @@ func (a *administrator) run(t *testing.T, args ...string) (stdout, stderr string
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-// up brings the cluster up and returns its events.
-func (a *administrator) up(t *testing.T) []progress.Event {
-	t.Helper()
-	stdout, stderr, code := a.run(t, "local", "up", "--api-port", strconv.Itoa(a.port), "--output", "json")
-	if code != 0 {
-		t.Fatalf("up ended with %d\n%s\n%s", code, stdout, stderr)
-	}
-	var events []progress.Event
-	for line := range strings.Lines(stdout) {
-		var e progress.Event
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatalf("%q: %v", line, err)
-		}
-		t.Logf("%6.1f s  %-8s %-16s %s", e.Seconds, e.State, e.Step, e.Text)
-		events = append(events, e)
-	}
-	if len(events) == 0 || events[len(events)-1].State != progress.Result {
-		t.Fatal("the last event is no result")
-	}
-	return events
-}
-
-// awaitPods waits until the node is ready and every pod runs.
-func (a *administrator) awaitPods(t *testing.T) {
-	t.Helper()
-	config, err := kubeclient.Config(filepath.Join(a.dir, "constellation-kubeconfig"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := kubeclient.New(config, corev1.SchemeGroupVersion, corev1.AddToScheme)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), podsDeadline)
-	defer cancel()
-	began, lacking := time.Now(), ""
-	for ctx.Err() == nil {
-		if lacking = lacks(ctx, client); lacking == "" {
-			t.Logf("%6.1f s  all pods run", time.Since(began).Seconds())
-			return
-		}
-		time.Sleep(time.Second)
-	}
-	t.Fatalf("not everything runs: %s", lacking)
-}
-
-// lacks says what keeps the cluster from being complete, empty if nothing does.
-func lacks(ctx context.Context, client rest.Interface) string {
-	var nodes corev1.NodeList
-	if err := client.Get().Resource("nodes").Do(ctx).Into(&nodes); err != nil {
-		return err.Error()
-	}
-	if len(nodes.Items) != 1 || nodes.Items[0].Name != "control-plane-1" {
-		return "there is not the one node"
-	}
-	for _, c := range nodes.Items[0].Status.Conditions {
-		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
-			return "the node is not ready: " + c.Message
-		}
-	}
-	var pods corev1.PodList
-	if err := client.Get().Resource("pods").Do(ctx).Into(&pods); err != nil {
-		return err.Error()
-	}
-	if len(pods.Items) < 5 {
-		return "there are hardly any pods"
-	}
-	for _, p := range pods.Items {
-		for _, c := range p.Status.ContainerStatuses {
-			if !c.Ready {
-				return p.Namespace + "/" + p.Name + " is not ready"
-			}
-		}
-		if p.Status.Phase != corev1.PodRunning {
-			return p.Namespace + "/" + p.Name + " is " + string(p.Status.Phase)
-		}
-	}
-	return ""
-}
-
-// TestLocalCluster is docs/getting-started.md: a cluster from nothing, looked at, switched
-// off and on, and removed without a trace.
-func TestLocalCluster(t *testing.T) {
+// TestGettingStarted does what docs/getting-started.md says, command by command as it is
+// printed there: a cluster from nothing, looked at, and removed without a trace. Before
+// the end it is asked for again, and has its power cut.
+func TestGettingStarted(t *testing.T) {
 	a := newAdministrator(t)
-	a.up(t)
-	a.awaitPods(t)
+	page, err := os.ReadFile(os.Getenv(pageEnv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _, found := strings.Cut(string(page), "\n## When something is not as it should be")
+	blocks := regexp.MustCompile("(?s)\n```sh\n(.*?)\n```\n").FindAllStringSubmatch(text, -1)
+	if !found || len(blocks) != 4 {
+		t.Fatalf("%d blocks of commands, want 4: make, look with kubectl, look with our commands, remove", len(blocks))
+	}
+	start := time.Now()
+	a.shell(t, blocks[0][1])
+	t.Logf("%6.1f s  up", time.Since(start).Seconds())
+	wantPods(t, a.shell(t, blocks[1][1]))
 
 	stdout, stderr, code := a.run(t, "local", "status", "--output", "json")
 	var s supervisor.Status
 	if err := json.Unmarshal([]byte(stdout), &s); err != nil || code != 0 || len(s.Machines) != 1 {
 		t.Fatalf("local status ended with %d, %v\n%s\n%s", code, err, stdout, stderr)
 	}
-	a.expectMember(t, s.Machines[0].Port)
+	looked := a.shell(t, strings.ReplaceAll(blocks[2][1], "PORT", strconv.Itoa(int(s.Machines[0].Port))))
+	for _, want := range []string{"control-plane-1  control-plane", "BdsDxe: starting", "it belongs to this cluster already", "it is member"} {
+		if !strings.Contains(looked, want) {
+			t.Errorf("%q is missing", want)
+		}
+	}
 
 	if _, stderr, code := a.run(t, "local", "up"); code != 0 || !strings.Contains(stderr, "is up already: nothing to do") {
 		t.Errorf("up twice ended with %d\n%s", code, stderr)
@@ -195,11 +137,54 @@ func TestLocalCluster(t *testing.T) {
 		}
 	}
 	a.reinitialise(t, s.Machines[0].Port)
-	a.awaitPods(t)
+	wantPods(t, a.shell(t, blocks[1][1]))
 
-	if _, stderr, code := a.run(t, "local", "down"); code != 0 {
-		t.Errorf("down ended with %d\n%s", code, stderr)
+	a.shell(t, blocks[3][1])
+	a.wantNothing(t)
+}
+
+// wantPods wants what kubectl prints to say that the node is ready and every pod runs.
+func wantPods(t *testing.T, text string) {
+	t.Helper()
+	node, pod := regexp.MustCompile(`^node/control-plane-1 +Ready `), regexp.MustCompile(`^\S+ +pod/\S+ +([0-9]+)/([0-9]+) +Running `)
+	nodes, pods := 0, 0
+	for line := range strings.Lines(text) {
+		m := pod.FindStringSubmatch(line)
+		switch {
+		case node.MatchString(line):
+			nodes++
+		case m != nil && m[1] == m[2]:
+			pods++
+		case strings.TrimSpace(line) != "" && !strings.Contains(line, "NAME"):
+			t.Errorf("not ready: %s", line)
+		}
 	}
+	if nodes != 1 || pods < 8 {
+		t.Errorf("%d nodes and %d pods", nodes, pods)
+	}
+}
+
+// shell runs what the page prints, in the administrator's folder, and returns what it
+// prints. Bazel, which cannot be run in a test of its own, is a script that runs the
+// command that Bazel has built.
+func (a *administrator) shell(t *testing.T, text string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), upDeadline)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", text)
+	cmd.Dir = a.home
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Join(a.home, "bin")+":/usr/bin:/bin", "HOME="+a.home)
+	out, err := cmd.CombinedOutput()
+	t.Logf("$ %s\n%s", text, out[max(0, len(out)-16<<10):])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// wantNothing wants neither a file nor a process to be left.
+func (a *administrator) wantNothing(t *testing.T) {
+	t.Helper()
 	if _, err := os.Lstat(a.dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the folder is there: %v", err)
 	}
@@ -212,7 +197,8 @@ func TestLocalCluster(t *testing.T) {
 // leaves no machine running, and nothing that down does not remove.
 func TestKilled(t *testing.T) {
 	a := newAdministrator(t)
-	cmd := exec.Command(os.Getenv(commandEnv), "local", "up", "--api-port", strconv.Itoa(a.port), "--dir", a.dir)
+	cmd := exec.Command(os.Getenv(commandEnv), "local", "up")
+	cmd.Dir = a.home
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -246,9 +232,7 @@ func TestKilled(t *testing.T) {
 	if _, stderr, code := a.run(t, "local", "down"); code != 0 {
 		t.Errorf("down ended with %d\n%s", code, stderr)
 	}
-	if _, err := os.Lstat(a.dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the folder is there: %v", err)
-	}
+	a.wantNothing(t)
 }
 
 // files are the flags that name the cluster's files.
@@ -271,7 +255,7 @@ func (a *administrator) reinitialise(t *testing.T, port uint16) {
 	t.Helper()
 	args := append([]string{"init", "--node", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))), "--node-name", "control-plane-1",
 		"--init-secret", filepath.Join(a.dir, "constellation-init-secret"), "--kubeconfig", filepath.Join(a.dir, "constellation-kubeconfig"),
-		"--server", net.JoinHostPort("127.0.0.1", strconv.Itoa(a.port))}, a.files()...)
+		"--server", net.JoinHostPort("127.0.0.1", strconv.Itoa(supervisor.APIServerPort))}, a.files()...)
 	if stdout, stderr, code := a.run(t, args...); code != 0 {
 		t.Fatalf("init ended with %d\n%s\n%s", code, stdout, stderr)
 	}

@@ -30,6 +30,7 @@ const (
 	imageEnv      = "CONSTELLATION_IMAGE"
 	debugImageEnv = "CONSTELLATION_IMAGE_DEBUG"
 	bundleEnv     = "CONSTELLATION_BUNDLE"
+	kubectlEnv    = "CONSTELLATION_KUBERNETES" // a program that is kubectl if it is called so
 	firmwareEnv   = "CONSTELLATION_FIRMWARE"
 	mtoolsEnv     = "MTOOLS"
 	dumpEROFSEnv  = "DUMP_EROFS"
