@@ -21,7 +21,8 @@ var (
 	ErrActive = errors.New("a state disk is open already")
 )
 
-// RollbackError says that a disk is not of the generation that the witness knows: an older copy was put in its place.
+// RollbackError says that a disk is not of the generation that the witness knows: an older copy was put in its place,
+// or the witness forgot.
 type RollbackError struct {
 	UUID string
 	// Disk is the disk's generation, Known the one that the witness knows.
@@ -29,9 +30,23 @@ type RollbackError struct {
 }
 
 func (e *RollbackError) Error() string {
-	return fmt.Sprintf("the state disk %s is an older copy: it is of generation %d, the cluster knows generation %d. "+
+	return fmt.Sprintf("the state disk %s %s. "+
 		"If it was restored on purpose, tell the cluster to accept its generation; else format it and join as a new node",
-		e.UUID, e.Disk.Number, e.Known.Number)
+		e.UUID, e.finding())
+}
+
+// finding says which of the two is behind.
+func (e *RollbackError) finding() string {
+	disk, known := e.Disk.Number, e.Known.Number
+	switch {
+	case e.Known == luks2.None:
+		return fmt.Sprintf("is of generation %d, and the cluster knows nothing of it", disk)
+	case disk < known:
+		return fmt.Sprintf("is an older copy: it is of generation %d, the cluster knows generation %d", disk, known)
+	case disk > known:
+		return fmt.Sprintf("is newer than what the cluster knows: it is of generation %d, the cluster knows generation %d", disk, known)
+	}
+	return fmt.Sprintf("is another copy: it is of generation %d, but not of the one of that number that the cluster knows", disk)
 }
 
 // Generation is a version of a disk's content.
