@@ -80,8 +80,12 @@ func (f *Finder) look() (string, error) {
 	return "", fmt.Errorf("%w: %s have the serial number %q", ErrSeveralDisks, strings.Join(found, " and "), f.Serial)
 }
 
-// serial returns a disk's serial number; partitions have none. A SCSI disk's comes with a header of 4 bytes.
+// serial returns a disk's serial number; partitions have none, and what the kernel hides, such as the single paths to an
+// NVMe disk that has several, is no disk. A SCSI disk's comes with a header of 4 bytes.
 func (f *Finder) serial(name string) string {
+	if hidden, err := fs.ReadFile(f.Blocks, path.Join(name, "hidden")); err == nil && strings.TrimSpace(string(hidden)) == "1" {
+		return ""
+	}
 	for _, file := range serialFiles {
 		content, err := fs.ReadFile(f.Blocks, path.Join(name, file))
 		if err != nil {

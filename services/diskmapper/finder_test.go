@@ -30,6 +30,11 @@ func TestFinder(t *testing.T) {
 	}{
 		{"virtio", fstest.MapFS{"vda/size": file("1"), "vdb/serial": file("constellation-state")}, "/dev/vdb", nil, ""},
 		{"NVMe", fstest.MapFS{"nvme0n1/device/serial": file("constellation-state \n")}, "/dev/nvme0n1", nil, ""},
+		{"NVMe by two paths", fstest.MapFS{
+			"nvme0n1/device/serial": file("constellation-state \n"), "nvme0n1/hidden": file("0\n"),
+			"nvme0c0n1/device/serial": file("constellation-state \n"), "nvme0c0n1/hidden": file("1\n"),
+			"nvme0c1n1/device/serial": file("constellation-state \n"), "nvme0c1n1/hidden": file("1\n"),
+		}, "/dev/nvme0n1", nil, ""},
 		{"SCSI", fstest.MapFS{"sda/device/vpd_pg80": file("\x00\x80\x00\x13constellation-state")}, "/dev/sda", nil, ""},
 		{"none", fstest.MapFS{"vda/serial": file("boot")}, "", ErrNoDisk, `vda has "boot"`},
 		{"no disk at all", fstest.MapFS{}, "", ErrNoDisk, "no disk has"},
