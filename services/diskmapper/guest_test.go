@@ -8,7 +8,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -24,13 +26,32 @@ import (
 	"github.com/constellation-os/constellation/disk"
 	"github.com/constellation-os/constellation/services/api/diskmapper"
 	"github.com/constellation-os/constellation/services/diskmapper/client"
+	"github.com/constellation-os/constellation/tools/guesttest"
 )
 
 // service is a running service, with what it logs.
 type service struct {
 	diskmapper.DiskMapperClient
 	conn *grpc.ClientConn
-	log  *bytes.Buffer
+	log  *text
+}
+
+// text is what is written to it, by whomever.
+type text struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (l *text) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buffer.Write(p)
+}
+
+func (l *text) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buffer.String()
 }
 
 func start(t *testing.T, serial string) *service {
@@ -40,7 +61,7 @@ func start(t *testing.T, serial string) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &service{log: &bytes.Buffer{}}
+	s := &service{log: &text{}}
 	server := New(&Finder{Blocks: os.DirFS("/sys/class/block"), Serial: serial, Patience: time.Second}, slog.New(slog.NewTextHandler(s.log, nil)))
 	go server.Serve(listener)
 	t.Cleanup(server.Stop)
@@ -170,13 +191,26 @@ func TestLifeOfADisk(t *testing.T) {
 	})
 	t.Run("no secret is logged", func(t *testing.T) {
 		for _, secret := range [][]byte{key, next, wrong} {
-			if strings.Contains(s.log.String(), string(secret)) {
-				t.Error("a key is in the log")
+			for _, written := range []string{
+				string(secret), fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret), fmt.Sprintf("%q", secret), fmt.Sprint(secret),
+				base64.StdEncoding.EncodeToString(secret),
+			} {
+				if strings.Contains(s.log.String(), written) {
+					t.Errorf("a key is in the log, written as %.6s…", written)
+				}
 			}
 		}
-		for _, want := range []string{"formatting the state disk", "the state disk is open", "stays closed", uuid} {
-			if !strings.Contains(s.log.String(), want) {
-				t.Errorf("the log does not say %q:\n%s", want, s.log)
+		for _, want := range []string{
+			"formatting the state disk", "the state disk is open", "stays closed", uuid,
+			"the caller left without saying what the cluster knows",
+		} {
+			if err := guesttest.Eventually(10*time.Second, func() error {
+				if !strings.Contains(s.log.String(), want) {
+					return errors.New("it is not there")
+				}
+				return nil
+			}); err != nil {
+				t.Errorf("the log does not say %q: %v\n%s", want, err, s.log)
 			}
 		}
 	})
@@ -220,6 +254,14 @@ func TestRequestsAreChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := stream.Send(&diskmapper.OpenRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = stream.Recv()
+	refused(err, "the first message must be Start")
+	if stream, err = s.Open(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.CloseSend(); err != nil {
 		t.Fatal(err)
 	}
 	_, err = stream.Recv()

@@ -18,6 +18,8 @@ import (
 var (
 	errBusy   = errors.New("another call is at work on the disk: try again")
 	errClosed = errors.New("the disk is not open")
+	// errNoVerdict is of a caller that could not have the generation judged, or was told to stop.
+	errNoVerdict = errors.New("the caller left without saying what the cluster knows of the disk's generation")
 )
 
 // requestError says that a request is not as it must be.
@@ -39,6 +41,7 @@ var classes = []struct {
 	{disk.ErrNotOurs, codes.FailedPrecondition, diskmapper.Problem_REASON_FRESH},
 	{disk.ErrHoldsSomething, codes.FailedPrecondition, diskmapper.Problem_REASON_HOLDS_SOMETHING},
 	{disk.ErrTooSmall, codes.FailedPrecondition, diskmapper.Problem_REASON_TOO_SMALL},
+	{errNoVerdict, codes.Canceled, diskmapper.Problem_REASON_UNSPECIFIED},
 	{context.Canceled, codes.Canceled, diskmapper.Problem_REASON_UNSPECIFIED},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, diskmapper.Problem_REASON_UNSPECIFIED},
 }

@@ -8,10 +8,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/constellation-os/constellation/disk"
 	"github.com/constellation-os/constellation/disk/luks2"
@@ -109,7 +112,7 @@ func (s *Server) Open(stream grpc.BidiStreamingServer[diskmapper.OpenRequest, di
 
 func (s *Server) open(stream grpc.BidiStreamingServer[diskmapper.OpenRequest, diskmapper.OpenResponse]) (*disk.Volume, error) {
 	request, err := stream.Recv()
-	if err != nil {
+	if err != nil && !errors.Is(err, io.EOF) { // nothing is no Start either
 		return nil, err
 	}
 	start := request.GetStart()
@@ -166,6 +169,9 @@ func (c *caller) Advance(_ context.Context, uuid string, from, to disk.Generatio
 		return err
 	}
 	request, err := c.stream.Recv()
+	if errors.Is(err, io.EOF) || status.Code(err) == codes.Canceled {
+		return errNoVerdict
+	}
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -27,14 +28,14 @@ func Dial(socket string) (*grpc.ClientConn, error) {
 // Open opens the disk, and formats it before if format is not nil. The witness judges the disk's generation; it may be
 // [disk.Unwitnessed]. Errors carry a Problem: see [ProblemOf].
 func Open(ctx context.Context, conn grpc.ClientConnInterface, key []byte, format *diskmapper.Format, w disk.Witness) (*diskmapper.Opened, error) {
+	ctx, leave := context.WithCancel(ctx) // which ends a call that is given up
+	defer leave()
 	stream, err := diskmapper.NewDiskMapperClient(conn).Open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer stream.CloseSend()
 	start := &diskmapper.Start{Key: key, Format: format, Unwitnessed: w == disk.Unwitnessed()}
-	if err := stream.Send(&diskmapper.OpenRequest{Message: &diskmapper.OpenRequest_Start{Start: start}}); err != nil {
-		_, err = stream.Recv() // which knows why
+	if err := send(stream, &diskmapper.OpenRequest{Message: &diskmapper.OpenRequest_Start{Start: start}}); err != nil {
 		return nil, err
 	}
 	for {
@@ -50,13 +51,22 @@ func Open(ctx context.Context, conn grpc.ClientConnInterface, key []byte, format
 			if err != nil {
 				return nil, err
 			}
-			if err := stream.Send(&diskmapper.OpenRequest{Message: &diskmapper.OpenRequest_Verdict{Verdict: verdict}}); err != nil {
+			if err := send(stream, &diskmapper.OpenRequest{Message: &diskmapper.OpenRequest_Verdict{Verdict: verdict}}); err != nil {
 				return nil, err
 			}
 		default:
 			return nil, errors.New("the diskmapper sent a message of unknown kind")
 		}
 	}
+}
+
+// send sends a request. If the service has ended the call, the error is the service's, which knows why.
+func send(stream grpc.BidiStreamingClient[diskmapper.OpenRequest, diskmapper.OpenResponse], request *diskmapper.OpenRequest) error {
+	err := stream.Send(request)
+	if errors.Is(err, io.EOF) {
+		_, err = stream.Recv()
+	}
+	return err
 }
 
 // judge asks the witness. If it cannot say, the disk stays closed.
