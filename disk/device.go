@@ -31,11 +31,12 @@ func OpenDevice(path string) (interface {
 	Device
 	io.Closer
 }, error) {
+	return openFile(path)
+}
+
+func openFile(path string) (fileDevice, error) {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	return fileDevice{file}, nil
+	return fileDevice{file}, err
 }
 
 // held is a header in memory, with the areas of its key slots: the copy that everything is done with.
@@ -53,7 +54,7 @@ func (h *held) other() *luks2.Slot { return h.header.Slots[1-h.slot] }
 func load(device Device, key luks2.MACKey) (*held, error) {
 	area := make([]byte, luks2.AreaSize)
 	if _, err := device.ReadAt(area, 0); errors.Is(err, io.EOF) {
-		return nil, ErrNotOurs
+		return nil, ErrTooSmall // a disk that was taken away has no bytes at all
 	} else if err != nil {
 		return nil, fmt.Errorf("read the disk's header: %w", err)
 	}

@@ -5,6 +5,7 @@ package disk
 import (
 	"bytes"
 	"errors"
+	"io"
 	"maps"
 	"strings"
 	"testing"
@@ -50,6 +51,34 @@ func TestV14OlderCopiesAreRefused(t *testing.T) {
 		t.Errorf("the oldest copy without a witness: %v", err)
 	}
 }
+
+func TestRollbackErrorSaysWhoIsBehind(t *testing.T) {
+	third := luks2.Generation{Number: 3, ID: "03"}
+	for _, test := range []struct {
+		known Generation
+		want  string
+	}{
+		{Generation{Number: 4, ID: "04"}, "the state disk u is an older copy: it is of generation 3, the cluster knows generation 4. If"},
+		{Generation{Number: 2, ID: "02"}, "the state disk u is newer than what the cluster knows: it is of generation 3, the cluster knows generation 2. If"},
+		{Generation{Number: 3, ID: "30"}, "the state disk u is another copy: it is of generation 3, but not of the one of that number that the cluster knows. If"},
+		{luks2.None, "the state disk u is of generation 3, and the cluster knows nothing of it. If"},
+	} {
+		if got := (&RollbackError{UUID: "u", Disk: third, Known: test.known}).Error(); !strings.HasPrefix(got, test.want) {
+			t.Errorf("known %d: %s", test.known.Number, got)
+		}
+	}
+}
+
+// A disk that was taken away has no bytes, and is not one that waits to be formatted.
+func TestDiskWithoutBytesIsTooSmall(t *testing.T) {
+	if err := open(t, empty{newMemory(0)}, random(KeySize), Unwitnessed()); !errors.Is(err, ErrTooSmall) {
+		t.Errorf("got %v", err)
+	}
+}
+
+type empty struct{ *memory }
+
+func (empty) ReadAt([]byte, int64) (int, error) { return 0, io.EOF }
 
 // An older header over the newest one, the rest of the disk being new.
 func TestV14OlderHeaderIsRefused(t *testing.T) {

@@ -21,7 +21,12 @@ func TestLeftoversAreRemoved(t *testing.T) {
 		"formatting, at work on the file system": func(t *testing.T, uuid string) {
 			volumeKey := make([]byte, luks2.VolumeKeySize)
 			rand.Read(volumeKey)
-			if _, err := newDisk.activate(path, uuid, volumeKey); err != nil {
+			device, err := openFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer device.Close()
+			if _, err := newDisk.activate(device, uuid, volumeKey); err != nil {
 				t.Fatal(err)
 			}
 		},

@@ -51,13 +51,13 @@ func Format(ctx context.Context, path string, o FormatOptions) error {
 	if err := wantClosed(); err != nil {
 		return err
 	}
-	device, err := OpenDevice(path)
+	device, err := openFile(path)
 	if err != nil {
 		return err
 	}
 	defer device.Close()
 	return format(ctx, device, o, func(ctx context.Context, volumeKey []byte) error {
-		volume, err := newDisk.activate(path, o.UUID, volumeKey)
+		volume, err := newDisk.activate(device, o.UUID, volumeKey)
 		if err != nil {
 			return err
 		}
@@ -72,7 +72,7 @@ func Open(ctx context.Context, path string, key []byte, w Witness) (*Volume, err
 	if err := wantClosed(); err != nil {
 		return nil, err
 	}
-	device, err := OpenDevice(path)
+	device, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func Open(ctx context.Context, path string, key []byte, w Witness) (*Volume, err
 		return nil, err
 	}
 	defer clear(volumeKey)
-	return openDisk.activate(path, uuid, volumeKey)
+	return openDisk.activate(device, uuid, volumeKey)
 }
 
 // wantClosed refuses to touch any disk while one is open, and clears away what a call left that did not come to its end.
@@ -119,15 +119,11 @@ func unlock(ctx context.Context, device Device, key []byte, w Witness) (uuid str
 
 // activate maps the volume: dm-integrity, which keeps a tag beside each sector, and dm-crypt on it, which makes and
 // checks the tags. All that the tables say is constant, but for the device, its size and the key.
-func (m mapping) activate(path, uuid string, volumeKey []byte) (_ *Volume, err error) {
-	var stat unix.Stat_t
-	if err := unix.Stat(path, &stat); err != nil {
-		return nil, fmt.Errorf("look at %s: %w", path, err)
+func (m mapping) activate(device fileDevice, uuid string, volumeKey []byte) (*Volume, error) {
+	below, err := device.number()
+	if err != nil {
+		return nil, err
 	}
-	if stat.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return nil, fmt.Errorf("%s is not a block device", path)
-	}
-	below := fmt.Sprintf("%d:%d", unix.Major(stat.Rdev), unix.Minor(stat.Rdev))
 	sectors, integrity, err := m.mapIntegrity(below, uuid)
 	if err != nil {
 		return nil, err
@@ -137,6 +133,19 @@ func (m mapping) activate(path, uuid string, volumeKey []byte) (_ *Volume, err e
 		return nil, errors.Join(err, m.remove())
 	}
 	return m.of(uuid, minor, sectors), nil
+}
+
+// number is how device-mapper tables name the device that is open, whatever its path leads to by now. Nobody else gets
+// the number while it is open.
+func (f fileDevice) number() (string, error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
+		return "", fmt.Errorf("look at %s: %w", f.Name(), err)
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return "", fmt.Errorf("%s is not a block device", f.Name())
+	}
+	return fmt.Sprintf("%d:%d", unix.Major(stat.Rdev), unix.Minor(stat.Rdev)), nil
 }
 
 const (
