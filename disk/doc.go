@@ -10,7 +10,8 @@
 //     derived from the disk's key, and the kernel's tables are composed from that copy. The kernel never reads it.
 //   - Data is authenticated sector by sector (AES-256-XTS, HMAC-SHA256): what the host changes is a read error.
 //   - A generation is written to the header each time the disk is opened, and told to a [Witness] that the host does
-//     not control. A disk that was rolled back to before its last opening is refused with [RollbackError].
+//     not control. A disk that was put back as a whole to before its last opening, or a header of then, is refused with
+//     [RollbackError].
 //
 // Every change of the header goes to one of its two copies at a time, so that a power cut at any write leaves a disk
 // that opens: as before or as after. [Format] makes the disk ours with its very last write.
@@ -18,8 +19,9 @@
 // Trust boundary: the kernel's dm-integrity reads its superblock and journal from the disk. Whoever forges them makes
 // sectors unreadable and nothing else, since what dm-integrity returns is authenticated above it.
 //
-// Not guaranteed: availability; that a sector is not an older version of itself, written since the disk was last opened
-// or before (only the generation as a whole is fresh); secrecy of which sectors are written when.
+// Not guaranteed: availability; that data is the newest. Sectors are authenticated one by one, and the generation is in
+// the header alone: a host that keeps the newest header can put back any sector, or all of them, as they once were on this
+// disk. Nor which sectors are written when.
 package disk
 
 import "github.com/constellation-os/constellation/disk/luks2"
