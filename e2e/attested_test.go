@@ -134,21 +134,7 @@ func (o *owner) ask(t *testing.T) (*api.StatusResponse, atls.Outcome) {
 func bootOn(t *testing.T, n *network.Network, authority string, c machine.Config) *machine.Machine {
 	t.Helper()
 	c.Network, c.TPM.AuthorityDir = n, authority
-	options := machine.BootOptions{Deadline: bootDeadline, Stall: bootStall}
-	m, err := machine.Boot(t.Context(), c, options, func(ctx context.Context, m *machine.Machine) error {
-		_, err := m.Line(ctx, machine.MeasurementsPort)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		m.Stop()
-		if t.Failed() {
-			t.Logf("the console's last lines:\n%s", machine.LastLines(m.ConsoleTail(), 40))
-		}
-	})
-	return m
+	return mustBoot(t, c)
 }
 
 func newNetwork(t *testing.T) *network.Network {

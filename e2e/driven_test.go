@@ -31,22 +31,7 @@ func drive(t *testing.T, c machine.Config) *driven {
 	d := &driven{console: &transcript{}}
 	c.Console = d.console
 	c.Ports = []string{machine.MeasurementsPort, driver.Port}
-	options := machine.BootOptions{Deadline: bootDeadline, Stall: bootStall}
-	m, err := machine.Boot(t.Context(), c, options, func(ctx context.Context, m *machine.Machine) error {
-		_, err := m.Line(ctx, machine.MeasurementsPort)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%5.1f s: booted", time.Since(m.Started()).Seconds())
-	t.Cleanup(func() {
-		m.Stop()
-		if t.Failed() {
-			t.Logf("the console's last lines:\n%s", machine.LastLines(m.ConsoleTail(), 60))
-		}
-	})
-	d.Machine = m
+	d.Machine = mustBoot(t, c)
 	if d.console.contains("[FAILED]") {
 		t.Error("a unit failed")
 	}

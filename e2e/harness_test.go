@@ -59,6 +59,27 @@ func read(t testing.TB, path string) []byte {
 	return data
 }
 
+// mustBoot boots a machine until it has reported what it measured. It runs until the test ends.
+func mustBoot(t *testing.T, c machine.Config) *machine.Machine {
+	t.Helper()
+	options := machine.BootOptions{Deadline: bootDeadline, Stall: bootStall}
+	m, err := machine.Boot(t.Context(), c, options, func(ctx context.Context, m *machine.Machine) error {
+		_, err := m.Line(ctx, machine.MeasurementsPort)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%5.1f s: booted", time.Since(m.Started()).Seconds())
+	t.Cleanup(func() {
+		m.Stop()
+		if t.Failed() {
+			t.Logf("the console's last lines:\n%s", machine.LastLines(m.ConsoleTail(), 60))
+		}
+	})
+	return m
+}
+
 // predicted computes what a machine must measure, from artifacts alone.
 func predicted(t testing.TB, c machine.Config, firmwareConfig map[string][]byte) *measurements.Prediction {
 	t.Helper()

@@ -5,7 +5,6 @@ package policy
 import (
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/constellation-os/constellation/measurements"
 	accepted "github.com/constellation-os/constellation/measurements/policy"
@@ -26,7 +25,7 @@ func (d *Document) OfCluster(id []byte) (*Document, error) {
 	out.Measurements = &accepted.Policy{Version: d.Measurements.Version, Accepted: slices.Clone(d.Measurements.Accepted)}
 	for i := range out.Measurements.Accepted {
 		set := &out.Measurements.Accepted[i]
-		value.NotAfter = lastDay(set.PCRs[measurements.ClusterPCR])
+		value.NotAfter = lastOf(set.PCRs[measurements.ClusterPCR])
 		set.PCRs = maps.Clone(set.PCRs)
 		set.PCRs[measurements.ClusterPCR] = []accepted.Value{value}
 	}
@@ -36,17 +35,4 @@ func (d *Document) OfCluster(id []byte) (*Document, error) {
 // clusterPCR is PCR 15 of a cluster's nodes.
 func clusterPCR(a measurements.Algorithm, id []byte) measurements.Digest {
 	return a.Extend(a.Zero(), measurements.ClusterDigests(id)[a])
-}
-
-// lastDay is when the last of some values expires, zero for never.
-func lastDay(values []accepted.Value) (last time.Time) {
-	for _, v := range values {
-		if v.NotAfter.IsZero() {
-			return time.Time{}
-		}
-		if v.NotAfter.After(last) {
-			last = v.NotAfter
-		}
-	}
-	return last
 }
