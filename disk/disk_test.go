@@ -157,6 +157,60 @@ func TestV1TwoCopiesThatDiffer(t *testing.T) {
 	}
 }
 
+// TestV1ForeignVolumeKeyUnderOurName gives the disk an attacker's volume key, under our disk's name: with the attacker's
+// token, with ours in its place, and with none.
+func TestV1ForeignVolumeKeyUnderOurName(t *testing.T) {
+	p, foreign := newPlain(t), newPlain(t)
+	read := func(from *plain) *luks2.Header {
+		data := make([]byte, luks2.HeaderSize)
+		from.ReadAt(data, 0)
+		h, err := luks2.Parse(data, luks2.Primary)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	ours, attacker := read(p), read(foreign)
+	attacker.UUID = ours.UUID
+	withMAC := func(mac [32]byte) func(luks2.Copy) []byte {
+		slot := *attacker.Slots[0]
+		slot.MAC = mac
+		h := *attacker
+		h.Slots[0] = &slot
+		return h.Encode
+	}
+	for _, test := range []struct {
+		name   string
+		header func(luks2.Copy) []byte
+	}{
+		{"with the attacker's MAC", withMAC(attacker.Slots[0].MAC)},
+		{"with our MAC", withMAC(ours.Slots[0].MAC)},
+		{"with no MAC", withMAC([32]byte{})},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := foreign.snapshot() // with the attacker's slot
+			for _, which := range []luks2.Copy{luks2.Primary, luks2.Secondary} {
+				d.putAll(test.header(which), which.Offset())
+			}
+			if in, err := Inspect(d); err != nil || in.Kind != Ours || in.UUID != p.uuid {
+				t.Fatalf("the disk does not look like ours: %+v, %v", in, err)
+			}
+			if err := open(t, d, p.key, newCluster()); luks2.ReasonOf(err) != luks2.ReasonUnauthentic || d.writes != 0 {
+				t.Errorf("got %v after %d writes", err, d.writes)
+			}
+		})
+	}
+	t.Run("in our key slot", func(t *testing.T) {
+		d := p.snapshot()
+		area := make([]byte, luks2.SlotSize)
+		foreign.ReadAt(area, luks2.SlotOffset)
+		d.putAll(area, luks2.SlotOffset)
+		if err := open(t, d, p.key, newCluster()); luks2.ReasonOf(err) != luks2.ReasonSlotContent || d.writes != 0 {
+			t.Errorf("got %v after %d writes", err, d.writes)
+		}
+	})
+}
+
 // TestV2HeaderChangedAfterTheCheck gives another answer to every read but the first.
 func TestV2HeaderChangedAfterTheCheck(t *testing.T) {
 	p, other := newPlain(t), newPlain(t)

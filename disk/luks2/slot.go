@@ -65,12 +65,12 @@ func (d *Digest) sum(volumeKey []byte) ([]byte, error) {
 // Seal makes a slot's area: the volume key, to be opened with key. It gives the slot a new salt.
 func (s *Slot) Seal(key, volumeKey []byte) ([]byte, error) {
 	rand.Read(s.Salt[:])
-	area := make([]byte, SlotSize)
-	split(area[:stripes*VolumeKeySize], volumeKey)
 	c, err := s.cipher(key)
 	if err != nil {
 		return nil, err
 	}
+	area := make([]byte, SlotSize)
+	split(area[:stripes*VolumeKeySize], volumeKey)
 	// The area is longer than the stripes by a part of a block: random, so that it shows nothing.
 	rand.Read(area[stripes*VolumeKeySize:])
 	for i := 0; i < stripes*VolumeKeySize; i += slotSector {

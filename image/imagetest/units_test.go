@@ -154,9 +154,11 @@ func wantsStateDisk(unit string) string {
 					}
 				}
 			}
-		case "Wants", "Requires", "BindsTo":
+		case "Wants", "Requires", "BindsTo", "Upholds":
 			for name := range strings.FieldsSeq(value) {
-				if name == "state-disk.target" || name == "var.mount" || name == "state.mount" {
+				switch name {
+				case "state-disk.target", "state-disk-folders.service",
+					"state.mount", "var.mount", "opt.mount", "etc-kubernetes.mount", "etc-cni.mount":
 					return line
 				}
 			}
