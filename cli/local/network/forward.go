@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"strconv"
@@ -36,34 +37,63 @@ func (e *PortError) Error() string {
 	return fmt.Sprintf("port %d of this computer is in use: end what uses it, or choose another, such as %d, which is free", e.Port, e.Free)
 }
 
-// Forward brings connections from a port of this computer's loopback to a machine.
+// Targets says where a connection may go, whenever one comes.
+type Targets func() []netip.AddrPort
+
+// To is one machine's port.
+func To(target netip.AddrPort) Targets {
+	return func() []netip.AddrPort { return []netip.AddrPort{target} }
+}
+
+// Forward brings connections to machines: from a port of this computer's loopback, or
+// from one of the gateway.
 type Forward struct {
 	listener net.Listener
-	to       netip.AddrPort
+	port     uint16
+	targets  Targets
 	network  *Network
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	conns  sync.WaitGroup
 	slots  chan struct{}
+
+	mu      sync.Mutex
+	carried map[net.Conn]netip.Addr // to machines
 }
 
-// Forward listens on a port of 127.0.0.1, and connects who comes to a machine's port.
-// Port 0 means any. If the port is in use the error is a *PortError.
-func (n *Network) Forward(port uint16, to netip.AddrPort) (*Forward, error) {
+// Forward listens on a port of 127.0.0.1, and connects who comes to the first of the
+// targets that takes the connection. Port 0 means any. If the port is in use the error
+// is a *PortError.
+func (n *Network) Forward(port uint16, to Targets) (*Forward, error) {
 	l, err := listenLoopback(port)
 	if err != nil {
 		return nil, err
 	}
-	f := &Forward{listener: l, to: to, network: n, slots: make(chan struct{}, maxForwarded)}
+	return n.forward(l, uint16(l.Addr().(*net.TCPAddr).Port), to)
+}
+
+// ForwardGateway does the same for machines that connect to a port of the gateway.
+func (n *Network) ForwardGateway(port uint16, to Targets) (*Forward, error) {
+	l, err := n.Listen(port)
+	if err != nil {
+		return nil, err
+	}
+	return n.forward(l, port, to)
+}
+
+func (n *Network) forward(l net.Listener, port uint16, to Targets) (*Forward, error) {
+	f := &Forward{
+		listener: l, port: port, targets: to, network: n, slots: make(chan struct{}, maxForwarded), carried: map[net.Conn]netip.Addr{},
+	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
-		f.Close()
-		return nil, fmt.Errorf("network: forward to %s: %w", to, net.ErrClosed)
+		f.end()
+		return nil, fmt.Errorf("network: forward port %d: %w", port, net.ErrClosed)
 	}
-	n.forwards = append(n.forwards, f)
+	n.forwards[f] = true
 	n.services.Go(f.serve)
 	return f, nil
 }
@@ -96,14 +126,33 @@ func listenLoopback(port uint16) (net.Listener, error) {
 
 func loopback(port uint16) string { return "127.0.0.1:" + strconv.Itoa(int(port)) }
 
-// Port is the port of this computer.
-func (f *Forward) Port() uint16 { return uint16(f.listener.Addr().(*net.TCPAddr).Port) }
+// Port is the port that is listened on.
+func (f *Forward) Port() uint16 { return f.port }
 
 // Close ends the forward and its connections.
 func (f *Forward) Close() {
+	f.network.mu.Lock()
+	delete(f.network.forwards, f)
+	f.network.mu.Unlock()
+	f.end()
+}
+
+func (f *Forward) end() {
 	f.cancel()
 	f.listener.Close()
 	f.conns.Wait()
+}
+
+// cut ends the connections to a machine that is gone: it cannot say so itself.
+func (f *Forward) cut(machine netip.Addr) {
+	f.mu.Lock()
+	carried := maps.Clone(f.carried)
+	f.mu.Unlock()
+	for conn, to := range carried {
+		if to == machine {
+			conn.Close()
+		}
+	}
 }
 
 func (f *Forward) serve() {
@@ -133,16 +182,24 @@ func (f *Forward) serve() {
 	}
 }
 
-// carry connects one connection to the machine until both directions have ended.
+// carry connects one connection to a machine until both directions have ended.
 func (f *Forward) carry(conn net.Conn) {
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(f.ctx, forwardDial)
 	defer cancel()
-	there, err := f.network.Dial(ctx, f.to)
+	there, to, err := dialAny(ctx, f.network.Dial, f.targets())
 	if err != nil {
 		return
 	}
 	defer there.Close()
+	f.mu.Lock()
+	f.carried[there] = to.Addr()
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		delete(f.carried, there)
+		f.mu.Unlock()
+	}()
 	stop := context.AfterFunc(f.ctx, func() {
 		conn.Close()
 		there.Close()

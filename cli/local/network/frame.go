@@ -17,6 +17,8 @@ import (
 const (
 	minFrame = 14
 	maxFrame = 14 + 65535
+	// lengthSize is that of the length before a frame.
+	lengthSize = 4
 )
 
 // Bounds of what waits for a machine. The switch serves all machines in turn: one that
@@ -30,7 +32,11 @@ const (
 // a length at its word and reads headers without asking whether they are there.
 type frameConn struct {
 	net.Conn
-	pending []byte // a frame with its length, checked and not yet read
+	pending []byte       // a frame with its length, checked and not yet read
+	observe func([]byte) // if not nil, sees every frame of the machine, and of the gateway to it
+
+	mu     sync.Mutex
+	source net.HardwareAddr // of the machine's first frame
 
 	waiting chan []byte
 	stuck   atomic.Bool // the machine takes no frames
@@ -55,6 +61,9 @@ func (c *frameConn) Close() error {
 // none, as on a real network.
 func (c *frameConn) Write(p []byte) (int, error) {
 	frame := append([]byte(nil), p...) // the caller's again once Write returns
+	if c.observe != nil && len(frame) >= lengthSize+minFrame && sourceOf(frame[lengthSize:]).String() == gatewayMAC {
+		c.observe(frame[lengthSize:])
+	}
 	select {
 	case c.waiting <- frame:
 		return len(p), nil
@@ -106,7 +115,7 @@ func (c *frameConn) Read(p []byte) (int, error) {
 }
 
 func (c *frameConn) fill() error {
-	var length [4]byte
+	var length [lengthSize]byte
 	if _, err := io.ReadFull(c.Conn, length[:]); err != nil {
 		return err
 	}
@@ -121,6 +130,29 @@ func (c *frameConn) fill() error {
 	}
 	if size >= minFrame {
 		c.pending = frame
+		c.see(frame[len(length):])
 	}
 	return nil
 }
+
+// see notes whose frames these are, and shows them.
+func (c *frameConn) see(frame []byte) {
+	c.mu.Lock()
+	if c.source == nil {
+		c.source = sourceOf(frame)
+	}
+	c.mu.Unlock()
+	if c.observe != nil {
+		c.observe(frame)
+	}
+}
+
+// owner is the hardware address that the machine sends from, empty if it sent nothing.
+func (c *frameConn) owner() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.source.String()
+}
+
+// sourceOf is where a frame comes from.
+func sourceOf(frame []byte) net.HardwareAddr { return net.HardwareAddr(frame[6:12]) }

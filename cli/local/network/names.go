@@ -43,15 +43,15 @@ func (o Options) zone() zone {
 	return z
 }
 
-// serveNames answers queries until the connection is closed.
-func serveNames(conn net.PacketConn, z zone) {
+// serveNames answers queries until the connection is closed. What there is may change.
+func serveNames(conn net.PacketConn, current func() zone) {
 	query := make([]byte, maxQuery)
 	for {
 		n, from, err := conn.ReadFrom(query)
 		if err != nil {
 			return
 		}
-		if answer := z.answer(query[:n]); answer != nil {
+		if answer := current().answer(query[:n]); answer != nil {
 			_, _ = conn.WriteTo(answer, from) // who lost it asks again
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -56,7 +57,7 @@ const (
 	nic        = 1
 )
 
-// Options say what is known of the machines that will be attached.
+// Options say what is known of the machines that will be attached. SetHosts changes it.
 type Options struct {
 	Hosts []Host
 	// Names are further names in Domain, and what they stand for.
@@ -87,8 +88,11 @@ type Network struct {
 
 	mu       sync.Mutex
 	closed   bool
-	forwards []*Forward
+	options  Options
+	forwards map[*Forward]bool
 	attached map[*frameConn]bool
+
+	captures captures
 }
 
 // New makes a network. Close ends it.
@@ -102,7 +106,10 @@ func New(o Options) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{hub: tap.NewSwitch(false), pool: tap.NewIPPool(prefix), attached: map[*frameConn]bool{}}
+	n := &Network{
+		hub: tap.NewSwitch(false), pool: tap.NewIPPool(prefix), options: o,
+		forwards: map[*Forward]bool{}, attached: map[*frameConn]bool{},
+	}
 	n.pool.Reserve(net.ParseIP(Gateway), gatewayMAC)
 	for _, h := range o.Hosts {
 		n.pool.Reserve(h.Address.AsSlice(), h.MAC)
@@ -116,7 +123,7 @@ func New(o Options) (*Network, error) {
 	if n.stack, err = newStack(own, prefix); err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
-	if err := n.serve(o); err != nil {
+	if err := n.serve(); err != nil {
 		n.stack.Destroy()
 		return nil, fmt.Errorf("network: %w", err)
 	}
@@ -124,7 +131,7 @@ func New(o Options) (*Network, error) {
 }
 
 // serve starts the servers that every network has.
-func (n *Network) serve(o Options) (err error) {
+func (n *Network) serve() (err error) {
 	if n.dhcp, err = dhcp.New(&types.Configuration{Subnet: Subnet, GatewayIP: Gateway, MTU: mtu}, n.stack, n.pool); err != nil {
 		return fmt.Errorf("start the DHCP server: %w", err)
 	}
@@ -133,7 +140,35 @@ func (n *Network) serve(o Options) (err error) {
 		return errors.Join(fmt.Errorf("start the DNS server: %w", err), n.dhcp.Underlying.Close())
 	}
 	n.services.Go(func() { _ = n.dhcp.Serve() }) // ends with an error when it is closed
-	n.services.Go(func() { serveNames(n.dns, o.zone()) })
+	n.services.Go(func() { serveNames(n.dns, n.zone) })
+	return nil
+}
+
+// zone is what names stand for now.
+func (n *Network) zone() zone {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.options.zone()
+}
+
+// SetHosts says anew which machines will be attached. One that is attached and not
+// listed any more keeps its address until it is unplugged.
+func (n *Network) SetHosts(hosts []Host) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	o := Options{Hosts: slices.Clone(hosts), Names: n.options.Names}
+	if err := o.check(); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	for _, h := range n.options.Hosts {
+		if !slices.Contains(o.Hosts, h) {
+			n.pool.Release(h.MAC)
+		}
+	}
+	for _, h := range o.Hosts {
+		n.pool.Reserve(h.Address.AsSlice(), h.MAC)
+	}
+	n.options = o
 	return nil
 }
 
@@ -189,6 +224,7 @@ func newStack(link stack.LinkEndpoint, prefix *net.IPNet) (*stack.Stack, error) 
 // QEMU's netdev "stream" speaks. It is closed before Attach returns.
 func (n *Network) Attach(ctx context.Context, conn net.Conn) {
 	frames := newFrameConn(conn)
+	frames.observe = n.captures.add
 	defer frames.Close()
 	if !n.enter(frames) {
 		return
@@ -211,10 +247,17 @@ func (n *Network) enter(c *frameConn) bool {
 	return true
 }
 
+// leave forgets a machine's connection, and ends what is carried to the machine.
 func (n *Network) leave(c *frameConn) {
 	n.mu.Lock()
 	delete(n.attached, c)
+	forwards := maps.Clone(n.forwards)
 	n.mu.Unlock()
+	if address, known := n.Address(c.owner()); known {
+		for f := range forwards {
+			f.cut(address)
+		}
+	}
 	n.services.Done()
 }
 
@@ -262,10 +305,11 @@ func (n *Network) Close() error {
 		for c := range n.attached {
 			c.Close()
 		}
-		forwards := n.forwards
+		forwards := maps.Clone(n.forwards)
 		n.mu.Unlock()
-		for _, f := range forwards {
-			f.Close()
+		n.captures.close()
+		for f := range forwards {
+			f.end()
 		}
 		n.closeErr = errors.Join(n.dns.Close(), n.dhcp.Underlying.Close())
 		n.services.Wait()

@@ -196,7 +196,7 @@ func TestForward(t *testing.T) {
 	n := newNetworkOf(t, twoHosts())
 	s := guestAt(t, n, firstMAC, firstIP)
 	go echo(listenOn(t, s, firstIP, 6443))
-	f, err := n.Forward(0, netip.MustParseAddrPort(firstIP+":6443"))
+	f, err := n.Forward(0, To(netip.MustParseAddrPort(firstIP+":6443")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +207,7 @@ func TestForward(t *testing.T) {
 	expectEcho(t, conn)
 
 	t.Run("a busy port", func(t *testing.T) {
-		_, err := n.Forward(f.Port(), netip.MustParseAddrPort(firstIP+":6443"))
+		_, err := n.Forward(f.Port(), To(netip.MustParseAddrPort(firstIP+":6443")))
 		var busy *PortError
 		if !errors.As(err, &busy) || busy.Port != f.Port() || busy.Free <= busy.Port {
 			t.Fatalf("got %v", err)
@@ -217,7 +217,7 @@ func TestForward(t *testing.T) {
 		}
 	})
 	t.Run("nobody listens", func(t *testing.T) {
-		dead, err := n.Forward(0, netip.MustParseAddrPort(firstIP+":1"))
+		dead, err := n.Forward(0, To(netip.MustParseAddrPort(firstIP+":1")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,7 +233,7 @@ func TestForward(t *testing.T) {
 	})
 	t.Run("the network's end", func(t *testing.T) {
 		go echo(listenOn(t, s, firstIP, 6444))
-		g, err := n.Forward(0, netip.MustParseAddrPort(firstIP+":6444"))
+		g, err := n.Forward(0, To(netip.MustParseAddrPort(firstIP+":6444")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +251,7 @@ func TestForward(t *testing.T) {
 			conn.Close()
 			t.Error("the forward takes connections after the end")
 		}
-		if _, err := n.Forward(0, netip.MustParseAddrPort(firstIP+":6443")); !errors.Is(err, net.ErrClosed) {
+		if _, err := n.Forward(0, To(netip.MustParseAddrPort(firstIP+":6443"))); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("a forward after the end: %v", err)
 		}
 	})

@@ -136,7 +136,7 @@ func (s *Supervisor) prepare(n *network.Network, r Runner) error {
 			return err
 		}
 		config.Network = n
-		f, err := n.Forward(0, netip.AddrPortFrom(m.Address, bootstrapper.Port))
+		f, err := n.Forward(0, network.To(netip.AddrPortFrom(m.Address, bootstrapper.Port)))
 		if err != nil {
 			return err
 		}
@@ -153,7 +153,7 @@ func (s *Supervisor) prepare(n *network.Network, r Runner) error {
 	if first < 0 {
 		return errors.New("local cluster: it has no control plane")
 	}
-	_, err := n.Forward(s.spec.APIPort, netip.AddrPortFrom(s.spec.Machines[first].Address, APIServerPort))
+	_, err := n.Forward(s.spec.APIPort, network.To(netip.AddrPortFrom(s.spec.Machines[first].Address, APIServerPort)))
 	return err
 }
 
