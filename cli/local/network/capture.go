@@ -22,9 +22,9 @@ const recordHeader = 16 // bytes before each frame
 var ErrCaptureTooSlow = errors.New("network: frames come faster than they are taken")
 
 // Capture writes every frame on the network from now on to w, as a pcap file
-// (draft-ietf-opsawg-pcap), until ctx is done, which is no error. ready, if not nil, is
-// called once no frame is missed any more.
-func (n *Network) Capture(ctx context.Context, w io.Writer, ready func()) error {
+// (draft-ietf-opsawg-pcap), until ctx is done, which is no error. No frame is missed any
+// more once the first bytes are written.
+func (n *Network) Capture(ctx context.Context, w io.Writer) error {
 	c, err := n.captures.begin()
 	if err != nil {
 		return err
@@ -32,9 +32,6 @@ func (n *Network) Capture(ctx context.Context, w io.Writer, ready func()) error 
 	defer n.captures.forget(c)
 	if _, err := w.Write(captureHeader()); err != nil {
 		return err
-	}
-	if ready != nil {
-		ready()
 	}
 	for {
 		select {

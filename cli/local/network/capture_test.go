@@ -31,16 +31,28 @@ func framesOf(t *testing.T, file []byte) (frames [][]byte) {
 	return frames
 }
 
+// promptFile says when something was written to it.
+type promptFile struct {
+	bytes.Buffer
+	once  sync.Once
+	ready chan struct{}
+}
+
+func (f *promptFile) Write(p []byte) (int, error) {
+	n, err := f.Buffer.Write(p)
+	f.once.Do(func() { close(f.ready) })
+	return n, err
+}
+
 // TestCapture: what machines say to each other and to this program is all there, both ways.
 func TestCapture(t *testing.T) {
 	n := newNetworkOf(t, twoHosts())
 	first, second := guestAt(t, n, firstMAC, firstIP), guestAt(t, n, secondMAC, secondIP)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var file bytes.Buffer
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- n.Capture(ctx, &file, sync.OnceFunc(func() { close(ready) })) }()
-	<-ready
+	file, ended := &promptFile{ready: make(chan struct{})}, make(chan error, 1)
+	go func() { ended <- n.Capture(ctx, file) }()
+	<-file.ready
 
 	say := func(from, to net.Conn, what string) {
 		t.Helper()
@@ -106,7 +118,7 @@ func TestCaptureTooSlow(t *testing.T) {
 	n := newNetwork(t)
 	r, w := io.Pipe()
 	ended := make(chan error, 1)
-	go func() { ended <- n.Capture(t.Context(), w, nil) }()
+	go func() { ended <- n.Capture(t.Context(), w) }()
 	if _, err := io.ReadFull(r, make([]byte, 24)); err != nil {
 		t.Fatal(err)
 	}
@@ -124,14 +136,14 @@ func TestCaptureEndsWithTheNetwork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- n.Capture(t.Context(), io.Discard, func() { close(ready) }) }()
-	<-ready
+	file, ended := &promptFile{ready: make(chan struct{})}, make(chan error, 1)
+	go func() { ended <- n.Capture(t.Context(), file) }()
+	<-file.ready
 	n.Close()
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v", err)
 	}
-	if err := n.Capture(t.Context(), io.Discard, nil); !errors.Is(err, net.ErrClosed) {
+	if err := n.Capture(t.Context(), io.Discard); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after the end: %v", err)
 	}
 }

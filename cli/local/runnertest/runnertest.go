@@ -102,6 +102,9 @@ func (m *fake) join(c machine.Config, r *Runner) error {
 		return err
 	}
 	fmt.Fprintf(c.Console, "I am %s, %s of %s\r\n", d.Self.Name, d.Self.Role, d.Endpoint)
+	if d.Cluster != nil {
+		fmt.Fprintf(c.Console, "I am to join %x\r\n", d.Cluster.ID)
+	}
 	kubeconfig, err := kept(filepath.Join(c.StateDir, "kubeconfig"), nodetest.Kubeconfig(c.Name))
 	if err != nil {
 		return err

@@ -90,6 +90,33 @@ func (c *Client) Stop(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodPost, "/v1/machines/"+url.PathEscape(name)+"/stop", nil)
 }
 
+// Reload makes the machines be those of the folder's spec.
+func (c *Client) Reload(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/reload", nil)
+}
+
+// Capture copies every frame on the cluster's network to w as a pcap file, until ctx is
+// done, which is no error. ready is called once no frame is missed any more.
+func (c *Client) Capture(ctx context.Context, w io.Writer, ready func()) error {
+	response, err := c.send(ctx, http.MethodGet, "/v1/capture")
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the cluster's supervisor: status %d", response.StatusCode)
+	}
+	ready()
+	_, err = io.Copy(w, response.Body)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("capture: the cluster ended, or frames came faster than they were taken: what was written is whole up to its end")
+	}
+	return err
+}
+
 // Down asks for the end of everything. It does not wait for it.
 func (c *Client) Down(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/down", nil)

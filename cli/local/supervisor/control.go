@@ -40,12 +40,12 @@ type MachineStatus struct {
 }
 
 func (s *Supervisor) status() *Status {
-	out := &Status{Name: s.spec.Name, Process: os.Getpid(), APIPort: s.spec.APIPort}
-	for _, m := range s.machines {
+	spec := s.current()
+	out := &Status{Name: spec.Name, Process: os.Getpid(), APIPort: spec.APIPort}
+	for _, m := range s.all() {
 		m.mu.Lock()
 		out.Machines = append(out.Machines, MachineStatus{
-			Name: m.spec.Name, Role: m.spec.Role, Address: m.spec.Address.String(), Port: m.port,
-			State: m.state, Stage: m.stage, Reason: m.reason, Since: m.since,
+			Name: m.spec.Name, Role: m.spec.Role, Address: m.spec.Address.String(), Port: m.forward.Port(), State: m.state, Stage: m.stage, Reason: m.reason, Since: m.since,
 		})
 		m.mu.Unlock()
 	}
@@ -82,6 +82,18 @@ func (s *Supervisor) control() http.Handler {
 		w.WriteHeader(http.StatusAccepted)
 		s.downOnce.Do(func() { close(s.down) })
 	})
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) {
+		if err := s.reload(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+	mux.HandleFunc("GET /v1/capture", func(w http.ResponseWriter, r *http.Request) {
+		err := s.network.Capture(r.Context(), &prompt{w, http.NewResponseController(w)})
+		if err != nil || s.ctx.Err() != nil {
+			s.logf("capture: %v", errors.Join(err, s.ctx.Err()))
+			panic(http.ErrAbortHandler) // so that the caller does not take it for whole
+		}
+	})
 	// Ends when the supervisor does.
 	mux.HandleFunc("GET /v1/wait", func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusOK)
@@ -117,6 +129,17 @@ func (s *Supervisor) control() http.Handler {
 		}
 	})
 	return mux
+}
+
+// prompt is a writer that keeps nothing back.
+type prompt struct {
+	http.ResponseWriter
+	controller *http.ResponseController
+}
+
+func (p *prompt) Write(data []byte) (int, error) {
+	n, err := p.ResponseWriter.Write(data)
+	return n, errors.Join(err, p.controller.Flush())
 }
 
 // converse connects the caller to the machine's console, both ways, until the caller

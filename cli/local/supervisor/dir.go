@@ -173,6 +173,11 @@ func (d Dir) Remove() error {
 	return os.RemoveAll(string(d))
 }
 
+// RemoveMachine removes what a machine left that is not in the spec any more.
+func (d Dir) RemoveMachine(name string) error {
+	return os.RemoveAll(d.MachineFolder(name))
+}
+
 // LockCommand takes the folder for a command that changes what it consists of. The
 // error is ErrBusy while another has it.
 func (d Dir) LockCommand() (unlock func(), err error) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/constellation-os/constellation/cli/local/machine"
+	"github.com/constellation-os/constellation/cli/local/network"
 )
 
 // A Runner runs machines.
@@ -38,6 +39,8 @@ type State string
 
 // States of a machine.
 const (
+	// StateIdle: it is to join a cluster that there is not yet.
+	StateIdle State = "idle"
 	// StateWaiting: machines start one after another, and it is another's turn.
 	StateWaiting State = "waiting"
 	StateBooting State = "booting"
@@ -54,7 +57,7 @@ var ErrState = errors.New("not possible now")
 // supervised is a machine with its history.
 type supervised struct {
 	spec    MachineSpec
-	port    uint16 // of this computer, forwarded to the machine's bootstrapper
+	forward *network.Forward // to the machine's bootstrapper
 	config  machine.Config
 	console *console
 	runner  Runner
@@ -76,6 +79,13 @@ func (m *supervised) set(s State, stage, reason string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.state, m.stage, m.reason, m.since, m.running = s, stage, reason, time.Now(), nil
+}
+
+// untouched says whether the machine was never started.
+func (m *supervised) untouched() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state == StateIdle
 }
 
 // start begins a run, unless there is one.

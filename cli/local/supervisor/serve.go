@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/constellation-os/constellation/cli/local/network"
 	"github.com/constellation-os/constellation/services/provider"
 	"github.com/constellation-os/constellation/services/provider/qemu"
 )
@@ -25,7 +24,7 @@ const (
 )
 
 // serveMachines serves metadata and the bundle on the machines' network.
-func (s *Supervisor) serveMachines(n *network.Network, bundle func(string) (http.Handler, error)) (stop func(), err error) {
+func (s *Supervisor) serveMachines(folder string, bundle func(string) (http.Handler, error)) (stop func(), err error) {
 	var servers []*http.Server
 	var running sync.WaitGroup
 	stop = func() {
@@ -35,7 +34,7 @@ func (s *Supervisor) serveMachines(n *network.Network, bundle func(string) (http
 		running.Wait()
 	}
 	serve := func(port uint16, h http.Handler) error {
-		l, err := n.Listen(port)
+		l, err := s.network.Listen(port)
 		if err != nil {
 			return err
 		}
@@ -44,11 +43,11 @@ func (s *Supervisor) serveMachines(n *network.Network, bundle func(string) (http
 		running.Go(func() { _ = server.Serve(l) }) // ends with an error when it is closed
 		return nil
 	}
-	if err := serve(metadataPort, s.spec.metadata()); err != nil {
+	if err := serve(metadataPort, metadata(s.current)); err != nil {
 		return nil, err
 	}
-	if s.spec.Bundle != "" {
-		h, err := bundle(s.spec.Bundle)
+	if folder != "" {
+		h, err := bundle(folder)
 		if err == nil {
 			err = serve(bundlePort, h)
 		}
@@ -66,9 +65,10 @@ func newServer(h http.Handler) *http.Server {
 
 // metadata tells each machine about itself and its peers, by the address that it asks
 // from. There is nothing secret in it.
-func (s *Spec) metadata() http.Handler {
+func metadata(current func() *Spec) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+qemu.Path, func(w http.ResponseWriter, r *http.Request) {
+		s := current()
 		from, err := netip.ParseAddrPort(r.RemoteAddr)
 		i := slices.IndexFunc(s.Machines, func(m MachineSpec) bool { return err == nil && m.Address == from.Addr().Unmap() })
 		if i < 0 {
@@ -91,6 +91,9 @@ func (s *Spec) document(i int) *qemu.Document {
 	d := &qemu.Document{Self: provider.Self{Name: s.Machines[i].Name, Role: s.Machines[i].Role}, Endpoint: s.Endpoint}
 	if h, err := provider.ParseHash(s.InitSecretHash); err == nil {
 		d.Self.InitSecretHash = h
+	}
+	if c, err := s.cluster(); err == nil {
+		d.Cluster = c
 	}
 	for j, m := range s.Machines {
 		if j != i {

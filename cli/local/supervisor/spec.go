@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 
 	"github.com/constellation-os/constellation/cli/local/network"
 	"github.com/constellation-os/constellation/measurements"
@@ -45,39 +43,17 @@ type Spec struct {
 	Endpoint string `json:"endpoint"`
 	// InitSecretHash is the SHA-256 of the init secret, in hexadecimal.
 	InitSecretHash string `json:"init_secret_sha256"`
+	// Cluster is what the machines are told of the cluster that they are to join; nil
+	// until there is one.
+	Cluster *ClusterSpec `json:"cluster,omitempty"`
 }
 
-// MachineSpec is one machine.
-type MachineSpec struct {
-	Name    string        `json:"name"`
-	Role    provider.Role `json:"role"`
-	MAC     string        `json:"mac"`
-	Address netip.Addr    `json:"address"`
-}
-
-// Where machines are in the network.
-const (
-	firstControlPlane = 10
-	firstWorker       = 50
-	// MaxControlPlanes and MaxWorkers are as many as there are addresses for.
-	MaxControlPlanes = firstWorker - firstControlPlane
-	MaxWorkers       = 200
-)
-
-// Machines are those of a cluster: control-plane-1, …, worker-1, ….
-func Machines(controlPlanes, workers int) (out []MachineSpec) {
-	add := func(role provider.Role, count, first int) {
-		for i := range count {
-			host := byte(first + i)
-			out = append(out, MachineSpec{
-				Name: fmt.Sprintf("%s-%d", role, i+1), Role: role,
-				MAC: fmt.Sprintf("52:54:00:4d:00:%02x", host), Address: netip.AddrFrom4([4]byte{10, 77, 0, host}),
-			})
-		}
-	}
-	add(provider.ControlPlane, controlPlanes, firstControlPlane)
-	add(provider.Worker, workers, firstWorker)
-	return out
+// ClusterSpec is a cluster as machines that join need to know it.
+type ClusterSpec struct {
+	// ID is its identity, in hexadecimal.
+	ID string `json:"id"`
+	// Policy is the cluster's (package attestation/policy).
+	Policy json.RawMessage `json:"policy"`
 }
 
 // EndpointName is the name of the API servers in network.Domain.
@@ -118,12 +94,24 @@ func (s *Spec) check() error {
 	if s.StateDiskGiB < 1 || s.StateDiskGiB > 16<<10 {
 		return fmt.Errorf("state disks of %d GiB, want 1 to %d", s.StateDiskGiB, 16<<10)
 	}
+	if len(s.controlPlanes()) == 0 {
+		return errors.New("it has no control plane")
+	}
 	var peers []provider.Peer
 	for _, m := range s.Machines {
 		peers = append(peers, provider.Peer{Name: m.Name, Role: m.Role, Address: m.Address})
 	}
 	_, hashErr := provider.ParseHash(s.InitSecretHash)
-	return errors.Join(provider.CheckName(s.Name), provider.CheckPeers(peers), provider.CheckEndpoint(s.Endpoint), hashErr, s.Shape.Check())
+	_, clusterErr := s.cluster()
+	return errors.Join(provider.CheckName(s.Name), provider.CheckPeers(peers), provider.CheckEndpoint(s.Endpoint), hashErr, clusterErr, s.Shape.Check())
+}
+
+// cluster is the cluster as machines are told of it, nil for none.
+func (s *Spec) cluster() (*provider.Cluster, error) {
+	if s.Cluster == nil {
+		return nil, nil
+	}
+	return provider.ParseCluster(s.Cluster.ID, s.Cluster.Policy)
 }
 
 // Marshal makes the document.
@@ -133,28 +121,4 @@ func (s *Spec) Marshal() ([]byte, error) {
 		return nil, fmt.Errorf("local cluster: %w", err)
 	}
 	return json.MarshalIndent(s, "", "  ")
-}
-
-// controlPlanes are the addresses of control-plane machines.
-func (s *Spec) controlPlanes() (out []netip.Addr) {
-	for _, m := range s.Machines {
-		if m.Role == provider.ControlPlane {
-			out = append(out, m.Address)
-		}
-	}
-	return out
-}
-
-// network describes the machines to their network.
-func (s *Spec) network() network.Options {
-	o := network.Options{Names: map[string][]netip.Addr{EndpointName: s.controlPlanes()}}
-	for _, m := range s.Machines {
-		o.Hosts = append(o.Hosts, network.Host{Name: m.Name, MAC: m.MAC, Address: m.Address})
-	}
-	return o
-}
-
-// Has says whether the cluster has a machine of that name.
-func (s *Spec) Has(name string) bool {
-	return slices.ContainsFunc(s.Machines, func(m MachineSpec) bool { return m.Name == name })
 }

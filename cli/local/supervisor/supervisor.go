@@ -17,7 +17,6 @@ import (
 
 	"github.com/constellation-os/constellation/cli/local/machine"
 	"github.com/constellation-os/constellation/cli/local/network"
-	"github.com/constellation-os/constellation/services/bootstrapper"
 )
 
 // Options are what a supervisor is made of besides its folder.
@@ -31,14 +30,20 @@ type Options struct {
 
 // Supervisor has a cluster's machines.
 type Supervisor struct {
-	dir      Dir
-	spec     *Spec
-	machines []*supervised
-	logf     func(format string, args ...any)
+	dir     Dir
+	runner  Runner
+	network *network.Network
+	turn    chan struct{} // who boots holds it
+	logf    func(format string, args ...any)
 
 	down     chan struct{} // closed when somebody asked for the end
 	downOnce sync.Once
 	ctx      context.Context // ends with everything
+
+	changing sync.Mutex // held while the machines become others
+	mu       sync.Mutex
+	spec     *Spec // replaced, never changed
+	machines []*supervised
 }
 
 // Run runs the cluster of a folder until ctx is done or somebody asks for its end. When
@@ -59,8 +64,10 @@ func Run(ctx context.Context, dir Dir, o Options) error {
 	defer os.Remove(dir.path(pidFile))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &Supervisor{dir: dir, spec: spec, down: make(chan struct{}), ctx: ctx, logf: logger(o.Log)}
-	err = s.run(ctx, cancel, o)
+	s := &Supervisor{
+		dir: dir, runner: o.Runner, turn: make(chan struct{}, 1), spec: &Spec{}, down: make(chan struct{}), ctx: ctx, logf: logger(o.Log),
+	}
+	err = s.run(spec, cancel, o)
 	if err != nil {
 		s.logf("ended: %v", err)
 	} else {
@@ -79,90 +86,85 @@ func logger(w io.Writer) func(format string, args ...any) {
 	}
 }
 
-func (s *Supervisor) run(ctx context.Context, cancel func(), o Options) error {
-	n, err := network.New(s.spec.network())
-	if err != nil {
+func (s *Supervisor) run(spec *Spec, cancel func(), o Options) (err error) {
+	gateway := netip.MustParseAddr(network.Gateway)
+	if s.network, err = network.New(network.Options{Names: map[string][]netip.Addr{EndpointName: {gateway}}}); err != nil {
 		return err
 	}
-	defer n.Close()
-	stop, err := s.serveMachines(n, o.Bundle)
+	defer s.network.Close()
+	stop, err := s.serveMachines(spec.Bundle, o.Bundle)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	if err := s.prepare(n, o.Runner); err != nil {
+	if err := s.serveEndpoint(spec.APIPort); err != nil {
 		return err
 	}
-	defer func() {
-		for _, m := range s.machines {
-			m.console.close()
-		}
-	}()
+	defer s.stopAll(cancel) // also if what follows fails
+	if err := s.become(spec); err != nil {
+		return err
+	}
 	end, err := s.serveControl()
 	if err != nil {
 		return err
 	}
-	defer end()
-	defer s.stopAll(cancel)
-	for _, m := range s.machines {
-		if err := m.start(ctx); err != nil {
-			return err
-		}
-	}
-	s.logf("%d machines", len(s.machines))
+	defer func() {
+		s.stopAll(cancel) // while those who wait for the end are told of it
+		end()
+	}()
+	s.logf("%d machines", len(spec.Machines))
 	select {
-	case <-ctx.Done():
+	case <-s.ctx.Done():
 	case <-s.down:
 	}
 	return nil
 }
 
-// stopAll stops the machines at once, and waits for the last.
-func (s *Supervisor) stopAll(cancel func()) {
-	cancel()
-	for _, m := range s.machines {
-		if err := m.stop(); err != nil && !errors.Is(err, ErrState) {
-			s.logf("%v", err)
-		}
+// serveEndpoint has whichever API server there is reached at one address: for the
+// machines at their gateway, for this computer at a port of its loopback.
+func (s *Supervisor) serveEndpoint(port uint16) error {
+	targets := func() []netip.AddrPort { return s.current().apiServers() }
+	if _, err := s.network.ForwardGateway(APIServerPort, targets); err != nil {
+		return err
 	}
-}
-
-// prepare makes the machines' folders, and forwards ports to them.
-func (s *Supervisor) prepare(n *network.Network, r Runner) error {
-	turn := make(chan struct{}, 1)
-	for _, m := range s.spec.Machines {
-		config, err := s.dir.prepare(s.spec, m)
-		if err != nil {
-			return err
-		}
-		config.Network = n
-		f, err := n.Forward(0, network.To(netip.AddrPortFrom(m.Address, bootstrapper.Port)))
-		if err != nil {
-			return err
-		}
-		c, err := openConsole(s.dir.ConsoleFile(m.Name), s.dir.OlderConsoleFile(m.Name))
-		if err != nil {
-			return err
-		}
-		config.Console = c
-		s.machines = append(s.machines, &supervised{
-			spec: m, port: f.Port(), config: config, console: c, runner: r, turn: turn, logf: s.logf, state: StateWaiting,
-		})
-	}
-	first := slices.IndexFunc(s.spec.Machines, func(m MachineSpec) bool { return m.Role == "control-plane" })
-	if first < 0 {
-		return errors.New("local cluster: it has no control plane")
-	}
-	_, err := n.Forward(s.spec.APIPort, network.To(netip.AddrPortFrom(s.spec.Machines[first].Address, APIServerPort)))
+	_, err := s.network.Forward(port, targets)
 	return err
 }
 
-func (s *Supervisor) find(name string) *supervised {
-	i := slices.IndexFunc(s.machines, func(m *supervised) bool { return m.spec.Name == name })
-	if i < 0 {
-		return nil
+// stopAll stops the machines at once, and waits for the last.
+func (s *Supervisor) stopAll(cancel func()) {
+	cancel()
+	s.changing.Lock() // whoever had it has ended, and nobody begins any more
+	defer s.changing.Unlock()
+	for _, m := range s.all() {
+		if err := m.stop(); err != nil && !errors.Is(err, ErrState) {
+			s.logf("%v", err)
+		}
+		m.console.close()
 	}
-	return s.machines[i]
+}
+
+// current is what the cluster consists of.
+func (s *Supervisor) current() *Spec {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.spec
+}
+
+// all are the machines.
+func (s *Supervisor) all() []*supervised {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.machines)
+}
+
+func (s *Supervisor) find(name string) *supervised {
+	for _, m := range s.all() {
+		if m.spec.Name == name {
+			return m
+		}
+	}
+	return nil
 }
 
 // QEMU is the Runner of real machines.

@@ -45,6 +45,7 @@ func newDir(t *testing.T, machines int) supervisor.Dir {
 		Name: "test", Disk: "/disk", FirmwareCode: "/code", FirmwareVars: "/vars", Bundle: "/bundle", Shape: measurements.QEMU(), StateDiskGiB: 1,
 		Machines: supervisor.Machines(machines, 0), APIPort: uint16(free.Addr().(*net.TCPAddr).Port), Endpoint: supervisor.Endpoint(),
 		InitSecretHash: strings.Repeat("5a", 32),
+		Cluster:        &supervisor.ClusterSpec{ID: strings.Repeat("c1", 32), Policy: []byte(`{"version":1}`)},
 	}
 	if err := dir.WriteSpec(s); err != nil {
 		t.Fatal(err)
