@@ -85,7 +85,7 @@ Exit codes: 0 the cluster is there, 1 the machine was refused, 2 all else.`,
 func Explain(cmd *cobra.Command, r *progress.Reporter, err error) error {
 	r.Fail(err)
 	var refused *RefusalError
-	var failed *InitError
+	var failed *CallError
 	switch {
 	case errors.As(err, &refused):
 		fmt.Fprintln(cmd.ErrOrStderr(), "constellation:", err)

@@ -72,7 +72,7 @@ func Initialise(ctx context.Context, r *progress.Reporter, p InitPlan) error {
 	if err != nil {
 		return err
 	}
-	node, err := verify(ctx, r, v, id[:], p.Node)
+	node, err := verify(ctx, r, "verify", v, id[:], p.Node)
 	if err != nil {
 		return err
 	}
@@ -80,8 +80,8 @@ func Initialise(ctx context.Context, r *progress.Reporter, p InitPlan) error {
 	if p.IfNeeded && node.Status.State == api.State_STATE_MEMBER && exists(p.Kubeconfig) {
 		return ErrMember
 	}
-	result, err := node.Init(ctx, request, InitOptions{
-		Progress: func(m *api.Progress) { show(r, m) },
+	result, err := node.Init(ctx, request, CallOptions{
+		Progress: func(m *api.Progress) { show(r, "init", m) },
 		Cut:      func(err error) { r.Updatef("init", "the connection broke, trying again: %v", err) },
 	})
 	if err != nil {
@@ -124,8 +124,7 @@ func ReadConfig(path string) (*config.Config, error) {
 }
 
 // verify connects to a node and says what was found.
-func verify(ctx context.Context, r *progress.Reporter, v attestation.Verifier, clusterID []byte, address string) (*Node, error) {
-	const step = "verify"
+func verify(ctx context.Context, r *progress.Reporter, step string, v attestation.Verifier, clusterID []byte, address string) (*Node, error) {
 	r.Begin(step, "the node at %s", address)
 	node, err := Connect(ctx, address, v, nil, func(error) { r.Updatef(step, "waiting for %s", address) })
 	if err != nil {
@@ -145,8 +144,8 @@ func (n *Node) Verified(clusterID []byte) Verified {
 	return Verified{Address: n.Address, State: StateOf(n.Claims, clusterID), Claims: n.Claims}
 }
 
-// show reports a node's progress.
-func show(r *progress.Reporter, p *api.Progress) {
+// show reports a node's progress, as steps of something.
+func show(r *progress.Reporter, of string, p *api.Progress) {
 	states := map[api.Progress_State]progress.State{
 		api.Progress_STATE_STARTED: progress.Started, api.Progress_STATE_UPDATE: progress.Update,
 		api.Progress_STATE_DONE: progress.Done, api.Progress_STATE_SKIPPED: progress.Skipped,
@@ -155,5 +154,5 @@ func show(r *progress.Reporter, p *api.Progress) {
 	if !ok {
 		state = progress.Update
 	}
-	r.Report(progress.Event{State: state, Step: "init/" + StepName(p.Step), Text: p.Detail, Done: max(p.Done, 0), Total: max(p.Total, 0)})
+	r.Report(progress.Event{State: state, Step: of + "/" + StepName(p.Step), Text: p.Detail, Done: max(p.Done, 0), Total: max(p.Total, 0)})
 }

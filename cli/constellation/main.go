@@ -21,6 +21,7 @@ import (
 	"github.com/constellation-os/constellation/cli/local"
 	"github.com/constellation-os/constellation/cli/measurements"
 	"github.com/constellation-os/constellation/cli/policy"
+	"github.com/constellation-os/constellation/cli/recovery"
 	"github.com/constellation-os/constellation/cli/verify"
 )
 
@@ -36,7 +37,7 @@ func main() {
 func root() *cobra.Command {
 	commands := []*cobra.Command{
 		bundle.Command(), config.Command(), evidence.Command(), image.Command(), keys.Command(), local.Command(local.Options{}),
-		measurements.Command(), policy.Command(), verify.Command(),
+		measurements.Command(), policy.Command(), recovery.Command(recovery.Options{}), verify.Command(),
 	}
 	return command.New(append(commands, cluster.Commands()...)...)
 }

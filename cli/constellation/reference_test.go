@@ -55,7 +55,7 @@ everything else to standard error.
 | %d | a comparison was made, and differs: a node was refused, a file is not sound |
 | %d | nothing was decided: wrong usage, broken input, a failing machine, an interrupt |
 
-With `+"`--output json`"+` a result is one JSON document; of commands that show progress (`+"`init`, `local up`"+`) it is a stream of objects, one a
+With `+"`--output json`"+` a result is one JSON document; of commands that show progress (`+"`init`, `recover`, `local up`"+`) it is a stream of objects, one a
 line, with the fields `+"`seconds`, `state`, `step`, `text`, `done`, `total`"+` and, in the last one of a command that succeeded, `+"`result`"+`.
 Completions for a shell: `+"`constellation completion bash`, `zsh`, `fish` or `powershell`"+`.
 `, command.ExitOK, command.ExitMismatch, command.ExitError)

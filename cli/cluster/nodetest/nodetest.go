@@ -6,16 +6,7 @@ package nodetest
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
-	"encoding/pem"
-	"fmt"
-	"math/big"
 	"net"
 	"sync"
 	"time"
@@ -41,13 +32,20 @@ type Node struct {
 	Kubeconfig []byte
 	// Steps are gone through by Init.
 	Steps []api.Step
-	// OnStep, if set, is called at each step of each call of Init, counted from 1. An
-	// error ends the call.
+	// OnStep, if set, is called at each step of each call, counted from 1. An error ends
+	// the call.
 	OnStep func(call int, step api.Step) error
+	// Disk is what the state disk is, and Of the cluster whose node's it is.
+	Disk api.Disk
+	Of   keys.ClusterID
+	// State is that of a node that is no member; waiting if zero.
+	State api.State
 
 	mu       sync.Mutex
 	statuses int
 	requests []*api.InitRequest
+	recovers []*api.RecoverRequest
+	calls    int
 	done     map[api.Step]bool
 	member   bool
 }
@@ -77,35 +75,89 @@ func (n *Node) Status(context.Context, *api.StatusRequest) (*api.StatusResponse,
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.statuses++
-	s := &api.StatusResponse{State: api.State_STATE_WAITING, Image: &api.Image{Name: "constellation", Version: "1", Flavour: "test"}}
+	s := &api.StatusResponse{State: api.State_STATE_WAITING, Disk: n.Disk, Image: &api.Image{Name: "constellation", Version: "1", Flavour: "test"}}
+	if n.State != api.State_STATE_UNSPECIFIED {
+		s.State = n.State
+	}
 	if n.member {
 		s.State = api.State_STATE_MEMBER
 	}
 	return s, nil
 }
 
+// Recoveries are what Recover was sent.
+func (n *Node) Recoveries() []*api.RecoverRequest {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return append([]*api.RecoverRequest(nil), n.recovers...)
+}
+
+// Join makes the node a member of its cluster, as one that was let in.
+func (n *Node) Join() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.member = true
+}
+
+// Member says whether it is one.
+func (n *Node) Member() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.member
+}
+
 // Init implements api.BootstrapperServer.
 func (n *Node) Init(r *api.InitRequest, stream grpc.ServerStreamingServer[api.InitResponse]) error {
 	n.mu.Lock()
 	n.requests = append(n.requests, r)
-	call := len(n.requests)
+	n.mu.Unlock()
+	id, err := n.admit(r.InitSecret, r.GetMasterSecret())
+	if err != nil {
+		return err
+	}
+	return n.work(id, stream)
+}
+
+// Recover implements api.BootstrapperServer.
+func (n *Node) Recover(r *api.RecoverRequest, stream grpc.ServerStreamingServer[api.InitResponse]) error {
+	n.mu.Lock()
+	n.recovers = append(n.recovers, r)
+	n.mu.Unlock()
+	id, err := n.admit(r.InitSecret, r.GetMasterSecret())
+	switch {
+	case err != nil:
+		return err
+	case n.Disk != api.Disk_DISK_NODE:
+		return Problem(codes.FailedPrecondition, "the disk is not a node's", &api.Problem{Reason: api.Problem_REASON_NOT_A_NODE})
+	case id != n.Of:
+		return Problem(codes.PermissionDenied, "the disk is of another cluster", &api.Problem{Reason: api.Problem_REASON_OTHER_CLUSTER})
+	}
+	return n.work(id, stream)
+}
+
+// admit says whether a call is the owner's, and for which cluster.
+func (n *Node) admit(initSecret, master []byte) (keys.ClusterID, error) {
+	if sha256.Sum256(initSecret) != n.InitSecretHash {
+		return keys.ClusterID{}, Problem(codes.PermissionDenied, "the init secret is not the owner's", &api.Problem{
+			Reason: api.Problem_REASON_OWNER, Advice: "send the secret whose hash the machine was told",
+		})
+	}
+	ring, err := keys.Parse(master)
+	if err != nil {
+		return keys.ClusterID{}, Problem(codes.InvalidArgument, err.Error(), &api.Problem{Reason: api.Problem_REASON_REQUEST})
+	}
+	return ring.ClusterID()
+}
+
+// work goes through the steps, and ends with the result.
+func (n *Node) work(id keys.ClusterID, stream grpc.ServerStreamingServer[api.InitResponse]) error {
+	n.mu.Lock()
+	n.calls++
+	call := n.calls
 	if n.done == nil {
 		n.done = map[api.Step]bool{}
 	}
 	n.mu.Unlock()
-	if sha256.Sum256(r.InitSecret) != n.InitSecretHash {
-		return Problem(codes.PermissionDenied, "the init secret is not the owner's", &api.Problem{
-			Reason: api.Problem_REASON_OWNER, Advice: "send the secret whose hash the machine was told",
-		})
-	}
-	ring, err := keys.Parse(r.GetMasterSecret())
-	if err != nil {
-		return Problem(codes.InvalidArgument, err.Error(), &api.Problem{Reason: api.Problem_REASON_REQUEST})
-	}
-	id, err := ring.ClusterID()
-	if err != nil {
-		return err
-	}
 	for _, step := range n.Steps {
 		if err := n.step(call, step, stream); err != nil {
 			return err
@@ -153,63 +205,3 @@ func Problem(code codes.Code, text string, p *api.Problem) error {
 	}
 	return s.Err()
 }
-
-var (
-	credentialsMu sync.Mutex
-	credentials   = map[string]string{}
-)
-
-// Kubeconfig is that of a cluster whose authority is the same for the same name, with a
-// server that nobody can use.
-func Kubeconfig(name string) []byte {
-	credentialsMu.Lock()
-	defer credentialsMu.Unlock()
-	if credentials[name] == "" {
-		credentials[name] = certificate(name)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	der, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		panic(err)
-	}
-	encode := func(data []byte) string { return base64.StdEncoding.EncodeToString(data) }
-	return fmt.Appendf(nil, `apiVersion: v1
-kind: Config
-clusters:
-- name: kubernetes
-  cluster:
-    server: https://api.constellation.internal:6443
-    certificate-authority-data: %s
-users:
-- name: kubernetes-admin
-  user:
-    client-certificate-data: %s
-    client-key-data: %s
-contexts:
-- name: kubernetes-admin@kubernetes
-  context: {cluster: kubernetes, user: kubernetes-admin}
-current-context: kubernetes-admin@kubernetes
-`, encode([]byte(credentials[name])), encode([]byte(credentials[name])), encode(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})))
-}
-
-func certificate(name string) string {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-}
-
-// Certificate is that of some authority, in PEM.
-func Certificate() []byte { return []byte(certificate("authority")) }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -17,8 +18,10 @@ import (
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 )
 
-// InitError is why a node did not do what Init asks for.
-type InitError struct {
+// CallError is why a node did not do what Init or Recover asks for.
+type CallError struct {
+	// Call is "init" or "recover".
+	Call   string
 	Reason api.Problem_Reason
 	Step   api.Step
 	// Text says what happened, Advice what can be done: the node's words.
@@ -34,10 +37,10 @@ const (
 )
 
 // Error implements error.
-func (e *InitError) Error() string {
-	text := "init: " + e.Text
+func (e *CallError) Error() string {
+	text := e.Call + ": " + e.Text
 	if e.Step != api.Step_STEP_UNSPECIFIED {
-		text = fmt.Sprintf("init: step %s: %s", StepName(e.Step), e.Text)
+		text = fmt.Sprintf("%s: step %s: %s", e.Call, StepName(e.Step), e.Text)
 	}
 	if e.Advice != "" {
 		text += "\nwhat to do: " + e.Advice
@@ -60,8 +63,8 @@ type errCut struct {
 func (e *errCut) Error() string { return e.err.Error() }
 func (e *errCut) Unwrap() error { return e.err }
 
-// InitOptions adjust Init. Zero fields take the default named beside them.
-type InitOptions struct {
+// CallOptions adjust Init and Recover. Zero fields take the default named beside them.
+type CallOptions struct {
 	// Progress is told how far the node is.
 	Progress func(*api.Progress)
 	// Cut is told that the connection broke and is tried again.
@@ -74,9 +77,22 @@ type InitOptions struct {
 }
 
 // Init makes the node the first of a cluster, or finds out how that goes on: after a cut
-// connection it calls again with the same request. Its errors are *InitError,
+// connection it calls again with the same request. Its errors are *CallError,
 // *RefusalError, or about the connection.
-func (n *Node) Init(ctx context.Context, request *api.InitRequest, o InitOptions) (*api.Result, error) {
+func (n *Node) Init(ctx context.Context, request *api.InitRequest, o CallOptions) (*api.Result, error) {
+	return n.follow(ctx, "init", func(ctx context.Context) (progressStream, error) { return n.client.Init(ctx, request) }, o)
+}
+
+// Recover brings a node back whose cluster cannot, as Init makes one.
+func (n *Node) Recover(ctx context.Context, request *api.RecoverRequest, o CallOptions) (*api.Result, error) {
+	return n.follow(ctx, "recover", func(ctx context.Context) (progressStream, error) { return n.client.Recover(ctx, request) }, o)
+}
+
+// progressStream is what a node answers: its progress, and a result.
+type progressStream = grpc.ServerStreamingClient[api.InitResponse]
+
+// follow makes a call until it has a result, again after each cut.
+func (n *Node) follow(ctx context.Context, call string, begin func(context.Context) (progressStream, error), o CallOptions) (*api.Result, error) {
 	if o.Patience == 0 {
 		o.Patience = 3 * time.Minute
 	}
@@ -85,7 +101,7 @@ func (n *Node) Init(ctx context.Context, request *api.InitRequest, o InitOptions
 	}
 	lastSign := time.Now()
 	for {
-		result, err := n.initOnce(ctx, request, o.Silence, func(p *api.Progress) {
+		result, err := n.followOnce(ctx, call, begin, o.Silence, func(p *api.Progress) {
 			lastSign = time.Now()
 			if o.Progress != nil {
 				o.Progress(p)
@@ -117,14 +133,14 @@ func (n *Node) Init(ctx context.Context, request *api.InitRequest, o InitOptions
 	}
 }
 
-func (n *Node) initOnce(ctx context.Context, request *api.InitRequest, silence time.Duration, progress func(*api.Progress)) (*api.Result, error) {
+func (n *Node) followOnce(ctx context.Context, call string, begin func(context.Context) (progressStream, error), silence time.Duration, progress func(*api.Progress)) (*api.Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	silent := time.AfterFunc(silence, cancel)
 	defer silent.Stop()
-	stream, err := n.client.Init(ctx, request)
+	stream, err := begin(ctx)
 	if err != nil {
-		return nil, initError(err)
+		return nil, callError(call, err)
 	}
 	for {
 		response, err := stream.Recv()
@@ -132,7 +148,7 @@ func (n *Node) initOnce(ctx context.Context, request *api.InitRequest, silence t
 			return nil, &errCut{err: errors.New("the node ended the call without a result")}
 		}
 		if err != nil {
-			return nil, initError(err)
+			return nil, callError(call, err)
 		}
 		silent.Reset(silence)
 		switch m := response.Message.(type) {
@@ -144,8 +160,8 @@ func (n *Node) initOnce(ctx context.Context, request *api.InitRequest, silence t
 	}
 }
 
-// initError makes of a call's error what it is.
-func initError(err error) error {
+// callError makes of a call's error what it is.
+func callError(call string, err error) error {
 	s := status.Convert(err)
 	for _, d := range s.Details() {
 		p, ok := d.(*api.Problem)
@@ -155,8 +171,8 @@ func initError(err error) error {
 		if p.Reason == api.Problem_REASON_BUSY {
 			return &errCut{errors.New(printable.Text(s.Message(), maxWords)), true}
 		}
-		return &InitError{
-			Reason: p.Reason, Step: p.Step, Text: printable.Text(s.Message(), maxWords), Advice: printable.Text(p.Advice, maxWords),
+		return &CallError{
+			Call: call, Reason: p.Reason, Step: p.Step, Text: printable.Text(s.Message(), maxWords), Advice: printable.Text(p.Advice, maxWords),
 			Journal: p.Journal[:min(len(p.Journal), maxJournal)],
 		}
 	}
@@ -165,7 +181,7 @@ func initError(err error) error {
 	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded:
 		return &errCut{err: errors.New(text)}
 	case codes.Unimplemented:
-		return &InitError{Text: "the node's image knows no Init: " + text, Advice: "boot an image of the same version as this program"}
+		return &CallError{Call: call, Text: "the node's image does not know the call: " + text, Advice: "boot an image of the same version as this program"}
 	}
-	return &InitError{Text: text, Advice: "run the same command again; if it fails again, see the node's console"}
+	return &CallError{Call: call, Text: text, Advice: "run the same command again; if it fails again, see the node's console"}
 }
