@@ -48,6 +48,8 @@ const (
 	metadataPort = 80
 	bundlePort   = 5000
 	initDeadline = 30 * time.Minute
+
+	nodeMemoryMiB = 3072 // as in local clusters
 )
 
 // founder is the owner of a machine that is to become a cluster's first node, with
@@ -57,13 +59,15 @@ type founder struct {
 	authority string
 	stateDir  string
 	disk      string // the state disk's file
-	secret    []byte
-	master    []byte // content of the master-secret file
-	request   *api.InitRequest
-	ring      *keys.Keyring
-	images    map[string]string
-	bundle    *source
-	server    string // HOST:PORT of this computer at which the API server is
+	// prediction of the image on this machine; see expected.
+	prediction *measurements.Prediction
+	secret     []byte
+	master     []byte // content of the master-secret file
+	request    *api.InitRequest
+	ring       *keys.Keyring
+	images     map[string]string
+	bundle     *source
+	server     string // HOST:PORT of this computer at which the API server is
 }
 
 func newFounder(t *testing.T) *founder {
@@ -91,7 +95,7 @@ func newFounder(t *testing.T) *founder {
 	if f.master, err = f.ring.Marshal(); err != nil {
 		t.Fatal(err)
 	}
-	forward, err := n.Forward(0, netip.AddrPortFrom(address, apiPort))
+	forward, err := n.Forward(0, network.To(netip.AddrPortFrom(address, apiPort)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,9 +140,16 @@ func (f *founder) serve(t *testing.T, port uint16, h http.Handler) {
 // boot starts the machine, or starts it again.
 func (f *founder) boot(t *testing.T) *machine.Machine {
 	t.Helper()
-	c := config(t)
+	c := f.config(t)
 	c.StateDir, c.StateDisk = f.stateDir, f.disk
 	return bootOn(t, f.network, f.authority, c)
+}
+
+func (f *founder) config(t *testing.T) machine.Config {
+	t.Helper()
+	c := config(t)
+	c.Shape.MemoryMiB = nodeMemoryMiB
+	return c
 }
 
 // init verifies the machine, which is nobody's or this cluster's, and sends the Init.
@@ -150,14 +161,22 @@ func (f *founder) init(t *testing.T, owned bool) (*api.Result, error) {
 // expected is what the machine must have measured: nobody's, or this cluster's.
 func (f *founder) expected(t *testing.T, owned bool) *measurements.Prediction {
 	t.Helper()
+	if f.prediction == nil {
+		c := f.config(t)
+		files, err := machine.ReadFirmwareConfig(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.prediction = predicted(t, c, files)
+	}
 	if !owned {
-		return reference(t)
+		return f.prediction
 	}
 	id, err := f.ring.ClusterID()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return reference(t).Initialized(id[:])
+	return f.prediction.Initialized(id[:])
 }
 
 // initWatched is init, and tells of progress.

@@ -63,7 +63,10 @@ func (k *kubectl) run(t *testing.T, args ...string) string {
 // json runs kubectl and reads what it prints.
 func (k *kubectl) json(t *testing.T, into any, args ...string) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(k.run(t, append(args, "--output=json")...)), into); err != nil {
+	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--raw") }) {
+		args = append(args, "--output=json")
+	}
+	if err := json.Unmarshal([]byte(k.run(t, args...)), into); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -141,6 +144,48 @@ func (s *smoke) check(t *testing.T) {
 		}
 	})
 	t.Run("pinned images", s.checkImages)
+	t.Run("memory", s.checkMemory)
+	for line := range strings.Lines(s.inspect(t, "get", "http://127.0.0.1:2381/metrics")) {
+		if strings.HasPrefix(line, "etcd_disk_wal_fsync_duration_seconds_") && !strings.Contains(line, "bucket") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
+}
+
+// What a cluster of one node may use, in bytes.
+const (
+	maxNodeMemory     = 1536 << 20
+	maxServicesMemory = 96 << 20 // of our own services together
+)
+
+// checkMemory wants little of it to be used: what the kernel could not take back.
+func (s *smoke) checkMemory(t *testing.T) {
+	type memory struct{ WorkingSetBytes, RSSBytes int64 }
+	var summary struct {
+		Node struct{ Memory memory }
+		Pods []struct {
+			PodRef struct{ Name, Namespace string }
+			Memory memory
+		}
+	}
+	node := s.run(t, "get", "nodes", "--output=jsonpath={.items[0].metadata.name}")
+	s.json(t, &summary, "get", "--raw=/api/v1/nodes/"+node+"/proxy/stats/summary")
+	var services int64
+	for _, p := range summary.Pods {
+		t.Logf("%6.1f MiB, %6.1f MiB resident: %s/%s", float64(p.Memory.WorkingSetBytes)/(1<<20), float64(p.Memory.RSSBytes)/(1<<20), p.PodRef.Namespace, p.PodRef.Name)
+		for _, ours := range []string{"keyservice-", "joinservice-", "verificationservice-"} {
+			if strings.HasPrefix(p.PodRef.Name, ours) {
+				services += p.Memory.WorkingSetBytes
+			}
+		}
+	}
+	t.Logf("%6.1f MiB: the node; %.1f MiB: our services", float64(summary.Node.Memory.WorkingSetBytes)/(1<<20), float64(services)/(1<<20))
+	if used := summary.Node.Memory.WorkingSetBytes; used == 0 || used > maxNodeMemory {
+		t.Errorf("the node uses %d bytes", used)
+	}
+	if services == 0 || services > maxServicesMemory {
+		t.Errorf("our services use %d bytes", services)
+	}
 }
 
 // checkService wants the name to be resolved, and both pods to answer.

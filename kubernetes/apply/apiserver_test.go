@@ -204,7 +204,7 @@ func set(t *testing.T, d dynamic.ResourceInterface, name, status string) {
 }
 
 // here is a node that booted when it says.
-var here = Here{Node: "n", BootID: "this boot", Booted: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)}
+var here = Here{Node: "n", Booted: time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)}
 
 // running is the status of a pod that is ready, of containers that were started then.
 func running(since string) string {
@@ -238,11 +238,11 @@ func TestWait(t *testing.T) {
 	want(1, "node n has not joined; DaemonSet x/d: not taken up yet")
 	c.Create(t, "/api/v1/nodes", controlplanetest.Named("n"))
 	want(1, "node n is not ready: kubelet has not reported yet; DaemonSet x/d: not taken up yet")
-	set(t, nodes, "n", `{"conditions": [{"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": "cni plugin not initialized"}]}`)
+	set(t, nodes, "n", `{"conditions": [{"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": "cni plugin not initialized", "lastHeartbeatTime": "2026-01-02T00:00:01Z"}]}`)
 	want(1, "node n is not ready: KubeletNotReady: cni plugin not initialized; DaemonSet x/d: not taken up yet")
-	set(t, nodes, "n", `{"conditions": [{"type": "Ready", "status": "True"}], "nodeInfo": {"bootID": "the last boot"}}`)
+	set(t, nodes, "n", `{"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T23:59:59Z"}]}`)
 	want(1, "node n is not ready: kubelet has not reported since it booted; DaemonSet x/d: not taken up yet")
-	set(t, nodes, "n", `{"nodeInfo": {"bootID": "this boot"}}`)
+	set(t, nodes, "n", `{"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-02T00:00:01Z"}]}`)
 	want(2, "DaemonSet x/d: not taken up yet")
 
 	set(t, sets, "d", `{"observedGeneration": 1, "desiredNumberScheduled": 2, "currentNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}`)

@@ -22,10 +22,9 @@ const interval = time.Second
 // Here is the node that Wait is concerned with.
 type Here struct {
 	Node string // its name
-	// BootID is the kernel's. What kubelet has said before this boot does not count.
-	BootID string
-	// Booted is when, by the node's clock: containers that were started before it are gone,
-	// whatever their pods' status says. The zero time for none.
+	// Booted is when it did, by its clock: what kubelet has said before does not count, and
+	// containers that were started before are gone, whatever their pods' status says. The zero
+	// time for none.
 	Booted time.Time
 }
 
@@ -117,8 +116,10 @@ type condition struct {
 
 type node struct {
 	Status struct {
-		NodeInfo   struct{ BootID string }
-		Conditions []condition
+		Conditions []struct {
+			condition
+			LastHeartbeatTime time.Time
+		}
 	}
 }
 
@@ -135,18 +136,17 @@ func (c *client) node(ctx context.Context, _ []*unstructured.Unstructured, here 
 	if err := convert(live, &n); err != nil {
 		return "", err
 	}
-	if reason := n.problem(here.BootID); reason != "" {
+	if reason := n.problem(here.Booted); reason != "" {
 		return fmt.Sprintf("node %s is not ready: %s", here.Node, reason), nil
 	}
 	return "", nil
 }
 
-func (n *node) problem(bootID string) string {
-	if seen := n.Status.NodeInfo.BootID; seen != "" && seen != bootID {
-		return "kubelet has not reported since it booted"
-	}
+func (n *node) problem(booted time.Time) string {
 	for _, c := range n.Status.Conditions {
 		switch {
+		case c.Type == "Ready" && c.LastHeartbeatTime.Before(booted):
+			return "kubelet has not reported since it booted"
 		case c.Type == "Ready" && c.Status == "True":
 			return ""
 		case c.Type == "Ready":

@@ -35,9 +35,9 @@ const (
 type Cluster struct {
 	// Config is that of a client of the API server with all rights.
 	Config func() (*rest.Config, error)
-	// Node is this node's name, Boot what is known of its boot.
-	Node string
-	Boot func() (Boot, error)
+	// Node is this node's name, Booted when it did.
+	Node   string
+	Booted func() (time.Time, error)
 	// Objects are the cluster's own services.
 	Objects func() ([]*unstructured.Unstructured, error)
 }
@@ -113,8 +113,10 @@ func (c *Cluster) Ready(ctx context.Context) error {
 // node is what matters here of a Node object.
 type node struct {
 	Status struct {
-		NodeInfo   struct{ BootID string }
-		Conditions []struct{ Type, Status, Reason, Message string }
+		Conditions []struct {
+			Type, Status, Reason, Message string
+			LastHeartbeatTime             time.Time
+		}
 	}
 }
 
@@ -133,16 +135,16 @@ func (c *Cluster) NodeReady(ctx context.Context) error {
 	if err := json.Unmarshal(body, &n); err != nil {
 		return err
 	}
-	boot, err := c.Boot()
+	booted, err := c.Booted()
 	if err != nil {
 		return err
-	}
-	if seen := n.Status.NodeInfo.BootID; seen != "" && seen != boot.ID {
-		return errors.New("kubelet has not reported since the node booted")
 	}
 	for _, condition := range n.Status.Conditions {
 		if condition.Type != "Ready" {
 			continue
+		}
+		if condition.LastHeartbeatTime.Before(booted) {
+			return errors.New("kubelet has not reported since the node booted")
 		}
 		if condition.Status == "True" {
 			return nil
@@ -159,11 +161,11 @@ func (c *Cluster) Apply(ctx context.Context, report steps.Report) error {
 
 // Await implements steps.Cluster.
 func (c *Cluster) Await(ctx context.Context, report steps.Report) error {
-	boot, err := c.Boot()
+	booted, err := c.Booted()
 	if err != nil {
 		return err
 	}
-	here := apply.Here{Node: c.Node, BootID: boot.ID, Booted: boot.Time}
+	here := apply.Here{Node: c.Node, Booted: booted}
 	return c.withObjects(ctx, report, func(ctx context.Context, config *rest.Config, objects []*unstructured.Unstructured, progress func(apply.Progress)) error {
 		return apply.Wait(ctx, config, objects, here, progress)
 	})

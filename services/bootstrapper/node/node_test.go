@@ -189,7 +189,7 @@ func answering(t *testing.T, path string, code int, body string) *Cluster {
 	}))
 	t.Cleanup(server.Close)
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	return &Cluster{Node: "node-0", Boot: func() (Boot, error) { return Boot{ID: "this"}, nil }, Config: func() (*rest.Config, error) {
+	return &Cluster{Node: "node-0", Booted: func() (time.Time, error) { return time.Date(2026, 1, 2, 3, 4, 5, 600e6, time.UTC), nil }, Config: func() (*rest.Config, error) {
 		return &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}, nil
 	}}
 }
@@ -229,11 +229,10 @@ func TestNodeReady(t *testing.T) {
 		body string
 		want string
 	}{
-		{"ready", 200, `{"status":{"conditions":[{"type":"DiskPressure","status":"False"},{"type":"Ready","status":"True"}]}}`, ""},
-		{"no network", 200, `{"status":{"conditions":[{"type":"Ready","status":"False","reason":"KubeletNotReady","message":"cni plugin not initialized"}]}}`,
+		{"ready", 200, `{"status":{"conditions":[{"type":"DiskPressure","status":"False"},{"type":"Ready","status":"True","lastHeartbeatTime":"2026-01-02T03:04:06Z"}]}}`, ""},
+		{"no network", 200, `{"status":{"conditions":[{"type":"Ready","status":"False","reason":"KubeletNotReady","message":"cni plugin not initialized","lastHeartbeatTime":"2026-01-02T03:04:06Z"}]}}`,
 			"KubeletNotReady: cni plugin not initialized"},
-		{"ready, in this boot", 200, `{"status":{"nodeInfo":{"bootID":"this"},"conditions":[{"type":"Ready","status":"True"}]}}`, ""},
-		{"ready, before it booted", 200, `{"status":{"nodeInfo":{"bootID":"another"},"conditions":[{"type":"Ready","status":"True"}]}}`,
+		{"ready, before it booted", 200, `{"status":{"conditions":[{"type":"Ready","status":"True","lastHeartbeatTime":"2026-01-02T03:04:05Z"}]}}`,
 			"kubelet has not reported since the node booted"},
 		{"not registered", 404, "{}", "kubelet has not registered it"},
 		{"no conditions", 200, "{}", "kubelet has not said whether it is"},
@@ -245,21 +244,15 @@ func TestNodeReady(t *testing.T) {
 	}
 }
 
-// TestCurrentBoot: this machine's, which booted before now.
-func TestCurrentBoot(t *testing.T) {
-	a, err := CurrentBoot("/")
-	if err != nil {
-		t.Fatal(err)
+// TestBooted: this machine did before now, and always at the same time.
+func TestBooted(t *testing.T) {
+	a, err := Booted()
+	if err != nil || !a.Before(time.Now()) {
+		t.Fatalf("%v, %v", a, err)
 	}
-	if len(a.ID) != 36 || !a.Time.Before(time.Now()) {
-		t.Errorf("%+v", a)
+	if b, err := Booted(); err != nil || b.Sub(a).Abs() > time.Second {
+		t.Errorf("%v and then %v, %v", a, b, err)
 	}
-	b, err := CurrentBoot("/")
-	if err != nil || b.ID != a.ID || b.Time.Sub(a.Time).Abs() > time.Second {
-		t.Errorf("%+v and then %+v, %v", a, b, err)
-	}
-	_, err = CurrentBoot(t.TempDir())
-	wantError(t, err, "boot_id: no such file or directory")
 }
 
 func TestPrograms(t *testing.T) {

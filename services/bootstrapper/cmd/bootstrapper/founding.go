@@ -86,7 +86,7 @@ func founding(j *journal.Journal, disk grpc.ClientConnInterface, units *node.Sys
 		}
 		delivery := &node.Delivery{Set: set, Sources: r.Sources}
 		files := node.Files(root)
-		cluster := &node.Cluster{Config: node.LocalConfig, Node: r.NodeName, Boot: func() (node.Boot, error) { return node.CurrentBoot(root) }, Objects: func() ([]*unstructured.Unstructured, error) {
+		cluster := &node.Cluster{Config: node.LocalConfig, Node: r.NodeName, Booted: node.Booted, Objects: func() ([]*unstructured.Unstructured, error) {
 			return services(r, set)
 		}}
 		return []steps.Step{
