@@ -8,9 +8,11 @@ IMAGES = ["//kubernetes/images:" + name for name in [
     "coredns",
     "etcd",
     "flannel",
+    "joinservice",
     "keyservice",
     "kubernetes",
     "pause",
+    "verificationservice",
 ]]
 
 def kubernetes_bundle(name, images = [], **kwargs):

@@ -20,7 +20,7 @@ import (
 // it connects to no pod at an address of its own machine, and says so.
 func TestAPIServer(t *testing.T) {
 	c := controlplanetest.Start(t, "--allow-privileged=true") // as kubeadm starts it
-	c.Manifest(t, "../../kubernetes/manifests/verificationservice/verificationservice.yaml")
+	c.Manifest(t, "../../kubernetes/manifests/verificationservice.yaml")
 	c.ServiceAccount(t, "kube-system", "admin")
 	c.BindClusterRole(t, "cluster-admin", "kube-system", "admin")
 	c.WaitUntilAllowed(t, "kube-system", "admin", "create", "", "pods", "kube-system")

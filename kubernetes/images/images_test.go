@@ -111,7 +111,7 @@ func TestBundle(t *testing.T) {
 	for _, c := range b.Set().Images() {
 		images = append(images, c.Name)
 	}
-	if want := []string{"coredns", "etcd", "flannel", "keyservice", "kubernetes", "pause"}; !slices.Equal(images, want) {
+	if want := []string{"coredns", "etcd", "flannel", "joinservice", "keyservice", "kubernetes", "pause", "verificationservice"}; !slices.Equal(images, want) {
 		t.Errorf("images %v, want %v", images, want)
 	}
 	t.Logf("%d bytes, %s", b.Size(), b.Set().Digest())
@@ -214,6 +214,8 @@ func TestImagePrograms(t *testing.T) {
 		{"flannel", "usr/sbin/nft", []string{"--version"}, "nftables v"},
 		{"kubernetes", "usr/sbin/nft", []string{"--version"}, "nftables v"},
 		{"keyservice", "usr/bin/keyservice", []string{"-config", "missing"}, "missing"},
+		{"joinservice", "usr/bin/joinservice", []string{"-config", "missing"}, "missing"},
+		{"verificationservice", "usr/bin/verificationservice", []string{"-device", "missing"}, "missing"},
 	} {
 		t.Run(tc.image+"/"+path.Base(tc.program), func(t *testing.T) {
 			c, _ := b.Set().Image(tc.image)

@@ -25,7 +25,7 @@ const services = "10.96.0.0/24"
 // start runs a control plane with all objects applied.
 func start(t *testing.T) (*controlplanetest.Cluster, []*unstructured.Unstructured) {
 	t.Helper()
-	c := controlplanetest.Start(t)
+	c := controlplanetest.Start(t, "--allow-privileged=true") // as kubeadm has it
 	objects := render(t, func(p *Parameters) { p.ServiceNetwork = services })
 	mustApply(t, c, objects)
 	return c, objects

@@ -70,7 +70,9 @@ func (p *Parameters) check() (network.Network, error) {
 }
 
 // Images are the names, in the component set, of the images that the objects use.
-func Images() []string { return []string{"coredns", "flannel", "keyservice", "kubernetes"} }
+func Images() []string {
+	return []string{"coredns", "flannel", "joinservice", "keyservice", "kubernetes", "verificationservice"}
+}
 
 // decode reads all files.
 func decode() ([]*unstructured.Unstructured, error) {

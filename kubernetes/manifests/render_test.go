@@ -9,16 +9,19 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 )
 
 // Each image has a digest of its own, so that a mix-up shows.
 var images = map[string]string{
-	"coredns":    "constellation.local/coredns@sha256:" + strings.Repeat("1", 64),
-	"flannel":    "constellation.local/flannel@sha256:" + strings.Repeat("2", 64),
-	"keyservice": "constellation.local/keyservice@sha256:" + strings.Repeat("3", 64),
-	"kubernetes": "constellation.local/kubernetes@sha256:" + strings.Repeat("4", 64),
+	"coredns":             "constellation.local/coredns@sha256:" + strings.Repeat("1", 64),
+	"flannel":             "constellation.local/flannel@sha256:" + strings.Repeat("2", 64),
+	"keyservice":          "constellation.local/keyservice@sha256:" + strings.Repeat("3", 64),
+	"kubernetes":          "constellation.local/kubernetes@sha256:" + strings.Repeat("4", 64),
+	"joinservice":         "constellation.local/joinservice@sha256:" + strings.Repeat("5", 64),
+	"verificationservice": "constellation.local/verificationservice@sha256:" + strings.Repeat("6", 64),
 }
 
 func parameters() Parameters {
@@ -119,7 +122,7 @@ func TestConfigurationIsNoted(t *testing.T) {
 	one, two := render(t, nil), render(t, func(p *Parameters) { p.PodNetwork = "10.245.0.0/16" })
 	for workload, changed := range map[string]bool{
 		"DaemonSet kube-system/flannel": true, "DaemonSet kube-system/kube-proxy": true,
-		"Deployment kube-system/coredns": false, "DaemonSet kube-system/keyservice": false,
+		"Deployment kube-system/coredns": false, "DaemonSet kube-system/keyservice": false, "DaemonSet kube-system/joinservice": false,
 	} {
 		if a, b := note(one, workload), note(two, workload); len(a) != 64 || (a != b) != changed {
 			t.Errorf("%s: %q, then %q", workload, a, b)
@@ -134,6 +137,7 @@ func TestRefusals(t *testing.T) {
 		want   string
 	}{
 		{"no images", func(p *Parameters) { p.Images = nil }, "coredns: no image is named"},
+		{"no JoinService", func(p *Parameters) { delete(p.Images, "joinservice") }, "joinservice: no image is named"},
 		{"no KeyService", func(p *Parameters) { delete(p.Images, "keyservice") }, "keyservice: no image is named"},
 		{"a tag", func(p *Parameters) { p.Images["flannel"] = "constellation.local/flannel:installed" }, `flannel: image "constellation.local/flannel:installed" is not named by its digest, as NAME@sha256:DIGEST`},
 		{"YAML in an image", func(p *Parameters) { p.Images["kubernetes"] += "\nprivileged: true" }, `kubernetes: image "` + images["kubernetes"] + `\nprivileged: true" is not named by its digest, as NAME@sha256:DIGEST`},
@@ -158,27 +162,36 @@ func TestRefusals(t *testing.T) {
 // What a pod may do beyond the least. Everything that is added here is a decision.
 var (
 	capabilities = map[string][]string{"flannel": {"NET_ADMIN"}, "kube-proxy": {"NET_ADMIN"}}
-	hostNetwork  = []string{"flannel", "kube-proxy"}
-	root         = []string{"flannel", "keyservice", "kube-proxy"}
-	hostPaths    = map[string][]string{
-		"flannel":    {"/run/flannel", "/etc/cni/net.d"},
-		"keyservice": {"/run/constellation/keyservice/tls", "/run/constellation/keyservice/master"},
+	hostNetwork  = []string{"flannel", "joinservice", "kube-proxy"}
+	root         = []string{"flannel", "joinservice", "keyservice", "kube-proxy", "verificationservice"}
+	// For the TPM, which Kubernetes gives to no other pod.
+	privileged = []string{"joinservice", "verificationservice"}
+	hostPaths  = map[string][]string{
+		"flannel":             {"/run/flannel", "/etc/cni/net.d"},
+		"joinservice":         {"/etc/kubernetes/pki", "/run/constellation/keyservice/master", "/dev/tpmrm0", "/sys/kernel/security"},
+		"keyservice":          {"/run/constellation/keyservice/tls", "/run/constellation/keyservice/master"},
+		"verificationservice": {"/dev/tpmrm0", "/sys/kernel/security/tpm0/binary_bios_measurements"},
 	}
-	imageOf = map[string]string{"coredns": "coredns", "flannel": "flannel", "keyservice": "keyservice", "kube-proxy": "kubernetes"}
+	imageOf = map[string]string{
+		"coredns": "coredns", "flannel": "flannel", "joinservice": "joinservice", "keyservice": "keyservice", "kube-proxy": "kubernetes",
+		"verificationservice": "verificationservice",
+	}
 )
 
 type podSpec struct {
 	HostNetwork, HostPID, HostIPC bool
 	Containers, InitContainers    []struct {
 		Image, ImagePullPolicy string
-		SecurityContext        struct {
-			Privileged, AllowPrivilegeEscalation, ReadOnlyRootFilesystem, RunAsNonRoot *bool
-			RunAsUser                                                                  *int64
-			Capabilities                                                               struct{ Drop, Add []string }
-			SeccompProfile                                                             struct{ Type string }
-		}
+		SecurityContext        securityContext
 	}
 	Volumes []struct{ HostPath *struct{ Path string } }
+}
+
+type securityContext struct {
+	Privileged, AllowPrivilegeEscalation, ReadOnlyRootFilesystem, RunAsNonRoot *bool
+	RunAsUser                                                                  *int64
+	Capabilities                                                               struct{ Drop, Add []string }
+	SeccompProfile                                                             struct{ Type string }
 }
 
 func TestRightsOfPods(t *testing.T) {
@@ -216,20 +229,15 @@ func checkRights(t *testing.T, name string, spec podSpec) {
 		t.Errorf("image %s, pulled %s", c.Image, c.ImagePullPolicy)
 	}
 	s := c.SecurityContext
-	if s.Privileged != nil || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation {
-		t.Error("can gain privileges")
+	isPrivileged := s.Privileged != nil && *s.Privileged
+	if isPrivileged != slices.Contains(privileged, name) {
+		t.Errorf("privileged: %v", isPrivileged)
+	}
+	if !isPrivileged {
+		checkConfined(t, name, s)
 	}
 	if s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
 		t.Error("can write to its root")
-	}
-	if s.SeccompProfile.Type != "RuntimeDefault" {
-		t.Errorf("seccomp %q", s.SeccompProfile.Type)
-	}
-	if diff := cmp.Diff([]string{"ALL"}, s.Capabilities.Drop); diff != "" {
-		t.Error(diff)
-	}
-	if diff := cmp.Diff(capabilities[name], s.Capabilities.Add); diff != "" {
-		t.Error(diff)
 	}
 	isRoot := s.RunAsUser == nil || *s.RunAsUser == 0
 	if isRoot != slices.Contains(root, name) || !isRoot && (s.RunAsNonRoot == nil || !*s.RunAsNonRoot) {
@@ -243,5 +251,45 @@ func checkRights(t *testing.T, name string, spec podSpec) {
 	}
 	if diff := cmp.Diff(hostPaths[name], paths); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// checkConfined checks what is of no effect in a privileged container.
+func checkConfined(t *testing.T, name string, s securityContext) {
+	if s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation {
+		t.Error("can gain privileges")
+	}
+	if s.SeccompProfile.Type != "RuntimeDefault" {
+		t.Errorf("seccomp %q", s.SeccompProfile.Type)
+	}
+	if diff := cmp.Diff([]string{"ALL"}, s.Capabilities.Drop); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(capabilities[name], s.Capabilities.Add); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What our own services may ask for together, and each may use at most, in MiB.
+const allMemory, mostMemory = 96, 96
+
+// TestMemory: our own services are small.
+func TestMemory(t *testing.T) {
+	sum := int64(0)
+	for _, service := range []string{"joinservice", "keyservice", "verificationservice"} {
+		containers, _, _ := unstructured.NestedSlice(find(t, render(t, nil), "DaemonSet kube-system/"+service).Object, containers...)
+		for what, most := range map[string]int64{"requests": allMemory, "limits": mostMemory} {
+			text, _, _ := unstructured.NestedString(containers[0].(map[string]any), "resources", what, "memory")
+			q, err := resource.ParseQuantity(text)
+			if err != nil || q.Value() > most<<20 {
+				t.Errorf("%s %s %s, %v, at most %d MiB", service, what, text, err, most)
+			}
+			if what == "requests" {
+				sum += q.Value()
+			}
+		}
+	}
+	if sum == 0 || sum > allMemory<<20 {
+		t.Errorf("they ask for %d bytes together, at most %d MiB", sum, allMemory)
 	}
 }

@@ -49,6 +49,19 @@ func TestRights(t *testing.T) {
 		{"coredns", "kube-system", []string{"list,watch services,namespaces", "list,watch endpointslices of discovery.k8s.io"}},
 		{"keyservice", "kube-system", []string{"create tokenreviews of authentication.k8s.io"}},
 		{"keyservice", "constellation-keys", []string{"create tokenreviews of authentication.k8s.io", "get,create secrets"}},
+		{"joinservice", "kube-system", []string{
+			"get configmaps named constellation-policy,constellation-cluster", "create events",
+			"get,list,watch certificatesigningrequests of certificates.k8s.io",
+			"update certificatesigningrequests/approval of certificates.k8s.io",
+			"approve signers of certificates.k8s.io named kubernetes.io/kubelet-serving",
+		}},
+		{"joinservice", "constellation-nodes", []string{
+			"get,create,update configmaps",
+			"get,list,watch certificatesigningrequests of certificates.k8s.io",
+			"update certificatesigningrequests/approval of certificates.k8s.io",
+			"approve signers of certificates.k8s.io named kubernetes.io/kubelet-serving",
+		}},
+		{"verificationservice", "kube-system", nil},
 		{"keyservice", "default", []string{"create tokenreviews of authentication.k8s.io"}},
 		{"kube-proxy", "kube-system", []string{
 			// Kubernetes' own role.
@@ -114,6 +127,11 @@ func testReviews(t *testing.T, c *controlplanetest.Cluster) {
 		{"system:serviceaccount:kube-system:flannel", "system:serviceaccounts", "update", "nodes", false},
 		{"system:serviceaccount:kube-system:flannel", "system:serviceaccounts", "create", "pods", false},
 		{"system:serviceaccount:kube-system:keyservice", "system:serviceaccounts", "list", "secrets", false},
+		{"system:serviceaccount:kube-system:joinservice", "system:serviceaccounts", "get", "secrets", false},
+		{"system:serviceaccount:kube-system:joinservice", "system:serviceaccounts", "update", "configmaps", false},
+		{"system:serviceaccount:kube-system:joinservice", "system:serviceaccounts", "list", "configmaps", false},
+		{"system:serviceaccount:kube-system:joinservice", "system:serviceaccounts", "create", certificates + ".certificates.k8s.io", false},
+		{"system:serviceaccount:kube-system:verificationservice", "system:serviceaccounts", "get", "configmaps", false},
 	} {
 		resource, group, _ := strings.Cut(test.resource, ".")
 		resource, sub, _ := strings.Cut(resource, "/")

@@ -16,7 +16,7 @@ import (
 // shipped is the configuration in the manifest.
 func shipped(t *testing.T) map[string]any {
 	t.Helper()
-	data, err := os.ReadFile("../../kubernetes/manifests/joinservice/joinservice.yaml")
+	data, err := os.ReadFile("../../kubernetes/manifests/joinservice.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef012345678
 func set(t *testing.T, version, without string) []byte {
 	t.Helper()
 	var all []componentset.Component
-	for _, name := range []string{"coredns", "etcd", "flannel", "keyservice", "kubernetes", "pause"} {
+	for _, name := range []string{"coredns", "etcd", "flannel", "joinservice", "keyservice", "kubernetes", "pause", "verificationservice"} {
 		all = append(all, componentset.Component{Name: name, Kind: componentset.KindImage, Version: "1", Digest: digest, Size: 1})
 	}
 	for _, name := range []string{"kubeadm", "kubelet"} {
