@@ -7,7 +7,6 @@ package joinservice
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -26,6 +25,7 @@ import (
 	"github.com/constellation-os/constellation/attestation/policy"
 	"github.com/constellation-os/constellation/keys"
 	"github.com/constellation-os/constellation/kubernetes/controlplanetest"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 	"github.com/constellation-os/constellation/services/keyservice"
 )
 
@@ -197,7 +197,7 @@ const configMaps = "/api/v1/namespaces/kube-system/configmaps"
 // put changes the policy.
 func (d *deployment) put(t testing.TB, policy []byte) {
 	t.Helper()
-	if err := d.Do(t.Context(), http.MethodPut, configMaps+"/"+PolicyConfigMap, object(PolicyConfigMap, map[string]string{fieldPolicy: string(policy)}), nil); err != nil {
+	if err := d.Do(t.Context(), http.MethodPut, configMaps+"/"+parameters.PolicyMap, object(parameters.PolicyMap, map[string]string{parameters.FieldPolicy: string(policy)}), nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -205,11 +205,11 @@ func (d *deployment) put(t testing.TB, policy []byte) {
 // configure creates both ConfigMaps.
 func (d *deployment) configure(t testing.TB, policy []byte) {
 	t.Helper()
-	d.Create(t, configMaps, object(PolicyConfigMap, map[string]string{fieldPolicy: string(policy)}))
-	d.Create(t, configMaps, object(ParametersMap, map[string]string{
-		fieldEndpoint: "10.0.0.1:6443", fieldSalt: hex.EncodeToString(d.ring.Salt()),
-		fieldComponents: `{"components":[]}`, fieldSources: "http://10.0.0.1:5000\n",
-	}))
+	d.Create(t, configMaps, object(parameters.PolicyMap, map[string]string{parameters.FieldPolicy: string(policy)}))
+	d.Create(t, configMaps, (&parameters.Cluster{
+		Name: "example", Endpoint: "10.0.0.1:6443", PodNetwork: "10.244.0.0/16", ServiceNetwork: "10.96.0.0/12",
+		Salt: d.ring.Salt(), Components: []byte(`{"components":[]}`), Sources: []string{"http://10.0.0.1:5000"},
+	}).ConfigMap().Object)
 }
 
 // nodes lists the names of the bindings.

@@ -28,6 +28,7 @@ import (
 	"github.com/constellation-os/constellation/kubernetes/controlplanetest"
 	api "github.com/constellation-os/constellation/services/api/joinservice"
 	"github.com/constellation-os/constellation/services/joinservice/bindings"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 )
 
 func waitFor(t testing.TB, what string, done func() bool) {
@@ -324,16 +325,16 @@ func leastPrivilege(t *testing.T, d *deployment) {
 		{"update", "", "configmaps", "", bindings.Namespace, true},
 		{"delete", "", "configmaps", "", bindings.Namespace, false},
 		{"list", "", "configmaps", "", bindings.Namespace, false},
-		{"get", "", "configmaps", PolicyConfigMap, Namespace, true},
-		{"get", "", "configmaps", "kubeadm-config", Namespace, false},
-		{"update", "", "configmaps", PolicyConfigMap, Namespace, false},
-		{"create", "", "configmaps", "", Namespace, false},
-		{"get", "", "secrets", "", Namespace, false},
+		{"get", "", "configmaps", parameters.PolicyMap, parameters.Namespace, true},
+		{"get", "", "configmaps", "kubeadm-config", parameters.Namespace, false},
+		{"update", "", "configmaps", parameters.PolicyMap, parameters.Namespace, false},
+		{"create", "", "configmaps", "", parameters.Namespace, false},
+		{"get", "", "secrets", "", parameters.Namespace, false},
 		{"get", "", "secrets", "", bindings.Namespace, false},
 		{"approve", "certificates.k8s.io", "signers", "kubernetes.io/kubelet-serving", "", true},
 		{"approve", "certificates.k8s.io", "signers", "kubernetes.io/kube-apiserver-client", "", false},
 		{"sign", "certificates.k8s.io", "signers", "kubernetes.io/kubelet-serving", "", false},
-		{"create", "", "pods", "", Namespace, false},
+		{"create", "", "pods", "", parameters.Namespace, false},
 		{"*", "*", "*", "", "", false},
 	} {
 		var answer struct {

@@ -22,6 +22,7 @@ import (
 	"github.com/constellation-os/constellation/keys"
 	api "github.com/constellation-os/constellation/services/api/joinservice"
 	"github.com/constellation-os/constellation/services/joinservice/bindings"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 )
 
 // failing is a keys.Source that fails on demand.
@@ -279,7 +280,7 @@ func TestV22Limits(t *testing.T) {
 
 // TestNotReady: without the cluster's parameters nobody is admitted.
 func TestNotReady(t *testing.T) {
-	f := start(t, func(o *Options) { o.Cluster = func() *Cluster { return nil } })
+	f := start(t, func(o *Options) { o.Cluster = func() *parameters.Cluster { return nil } })
 	f.load(t, f.document(t, true, f.usual()))
 	_, err := f.connect(t, f.device(image)).IssueJoinTicket(t.Context(), join(diskA, "worker-1", 0))
 	f.wantRefusal(t, err, codes.Unavailable, "not-ready")

@@ -44,6 +44,7 @@ import (
 	api "github.com/constellation-os/constellation/services/api/joinservice"
 	"github.com/constellation-os/constellation/services/joinservice/bindings"
 	"github.com/constellation-os/constellation/services/joinservice/bindings/bindingstest"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 )
 
 const (
@@ -250,8 +251,12 @@ func start(t testing.TB, change func(*Options)) *fixture {
 		Keys:     f.ring,
 		Bindings: bindings.New(f.objects, f.time), Authority: authority,
 		Secrets: Secrets{PKI: f.pki, MasterSecret: master},
-		Cluster: func() *Cluster {
-			return &Cluster{Endpoint: "10.0.0.1:6443", Salt: f.ring.Salt(), Components: []byte(`{"components":[]}`), Sources: []string{"http://10.0.0.1:5000"}}
+		Cluster: func() *parameters.Cluster {
+			return &parameters.Cluster{
+				Name: "example", Endpoint: "10.0.0.1:6443", APIServerNames: []string{"api.example.org"},
+				PodNetwork: "10.244.0.0/16", ServiceNetwork: "10.96.0.0/12",
+				Salt: f.ring.Salt(), Components: []byte(`{"components":[]}`), Sources: []string{"http://10.0.0.1:5000"},
+			}
 		},
 		Limits: generous(), Metrics: NewMetrics(), Events: f.events, Audit: slog.New(slog.NewJSONHandler(f.log, nil)), Now: f.time,
 	}

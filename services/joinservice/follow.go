@@ -12,13 +12,7 @@ import (
 
 	"github.com/constellation-os/constellation/services/audit"
 	"github.com/constellation-os/constellation/services/joinservice/bindings"
-)
-
-// The ConfigMaps that are followed, in this namespace.
-const (
-	Namespace       = "kube-system"
-	PolicyConfigMap = "constellation-policy"
-	ParametersMap   = "constellation-cluster"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 )
 
 // followPause is how long a change takes to be noticed, at most.
@@ -42,7 +36,7 @@ type follower struct {
 	log     *audit.Log
 
 	mu      sync.Mutex
-	cluster *Cluster
+	cluster *parameters.Cluster
 	seen    map[string]string // version of each object
 	looked  time.Time         // when the API server last answered
 }
@@ -54,7 +48,7 @@ func newFollower(objects reader, p *Policy, m *Metrics, events Recorder, log *sl
 }
 
 // Cluster is what is known of it, nil if nothing.
-func (f *follower) Cluster() *Cluster {
+func (f *follower) Cluster() *parameters.Cluster {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.cluster
@@ -93,14 +87,14 @@ func (f *follower) run(ctx context.Context) {
 func (f *follower) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, followPause)
 	defer cancel()
-	f.follow(ctx, kindPolicy, PolicyConfigMap, func(data map[string]string) (string, error) {
-		if err := f.policy.Load([]byte(data[fieldPolicy])); err != nil {
+	f.follow(ctx, kindPolicy, parameters.PolicyMap, func(data map[string]string) (string, error) {
+		if err := f.policy.Load([]byte(data[parameters.FieldPolicy])); err != nil {
 			return "", err
 		}
 		return f.policy.Digest().String(), nil
 	})
-	f.follow(ctx, kindCluster, ParametersMap, func(data map[string]string) (string, error) {
-		c, err := ParseCluster(data)
+	f.follow(ctx, kindCluster, parameters.ClusterMap, func(data map[string]string) (string, error) {
+		c, err := parameters.Parse(data)
 		if err != nil {
 			return "", err
 		}
@@ -116,7 +110,7 @@ func (f *follower) follow(ctx context.Context, kind, name string, use func(map[s
 	version := ""
 	switch {
 	case errors.Is(err, bindings.ErrNotFound):
-		err = fmt.Errorf("there is no ConfigMap %s/%s", Namespace, name)
+		err = fmt.Errorf("there is no ConfigMap %s/%s", parameters.Namespace, name)
 	case err != nil:
 		if ctx.Err() == nil {
 			slog.WarnContext(ctx, "the API server does not answer", "object", name, "error", err)

@@ -4,7 +4,6 @@ package joinservice
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/constellation-os/constellation/services/joinservice/bindings"
 	"github.com/constellation-os/constellation/services/joinservice/bindings/bindingstest"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 )
 
 // followed is a follower whose ConfigMaps are in memory.
@@ -45,10 +45,9 @@ func (f *followed) set(t *testing.T, name string, data map[string]string) {
 }
 
 func (f *followed) parameters() map[string]string {
-	return map[string]string{
-		fieldEndpoint: "10.0.0.1:6443", fieldSalt: hex.EncodeToString(f.ring.Salt()),
-		fieldComponents: `{"components":[]}`, fieldSources: "http://10.0.0.1:5000\nhttp://10.0.0.2:5000\n",
-	}
+	c := f.Options.Cluster()
+	c.Sources = append(c.Sources, "http://10.0.0.2:5000")
+	return c.Data()
 }
 
 func TestFollow(t *testing.T) {
@@ -63,12 +62,12 @@ func TestFollow(t *testing.T) {
 	if n := strings.Count(f.fixture.log.String(), "\n"); n != said || said != 2 {
 		t.Errorf("what is not there is said %d times, and then %d", said, n-said)
 	}
-	f.set(t, PolicyConfigMap, map[string]string{fieldPolicy: string(f.document(t, true, f.usual()))})
+	f.set(t, parameters.PolicyMap, map[string]string{parameters.FieldPolicy: string(f.document(t, true, f.usual()))})
 	f.look(ctx)
 	if err := f.ready(); err == nil || err.Error() != "the cluster's parameters are not known" {
 		t.Errorf("without parameters: %v", err)
 	}
-	f.set(t, ParametersMap, f.parameters())
+	f.set(t, parameters.ClusterMap, f.parameters())
 	f.look(ctx)
 	if err := f.ready(); err != nil {
 		t.Error(err)
@@ -79,9 +78,9 @@ func TestFollow(t *testing.T) {
 	digest := f.Policy.Digest().String()
 
 	for name, spoil := range map[string]func(){
-		"a weaker policy": func() { f.set(t, PolicyConfigMap, map[string]string{fieldPolicy: `{}`}) },
-		"without its key": func() { f.set(t, PolicyConfigMap, nil) },
-		"deleted":         func() { f.maps.Delete(PolicyConfigMap) },
+		"a weaker policy": func() { f.set(t, parameters.PolicyMap, map[string]string{parameters.FieldPolicy: `{}`}) },
+		"without its key": func() { f.set(t, parameters.PolicyMap, nil) },
+		"deleted":         func() { f.maps.Delete(parameters.PolicyMap) },
 	} {
 		spoil()
 		f.look(ctx)
@@ -98,7 +97,7 @@ func TestFollow(t *testing.T) {
 			t.Errorf("%s: the metric says that it is used", name)
 		}
 	}
-	f.set(t, PolicyConfigMap, map[string]string{fieldPolicy: string(f.document(t, false, f.usual()))})
+	f.set(t, parameters.PolicyMap, map[string]string{parameters.FieldPolicy: string(f.document(t, false, f.usual()))})
 	f.look(ctx)
 	if f.Policy.Digest().String() == digest || f.fixture.events.last().Reason != "PolicyChanged" {
 		t.Error("the new policy is not in force")
@@ -109,8 +108,8 @@ func TestFollow(t *testing.T) {
 // not ready.
 func TestFollowWithoutAPIServer(t *testing.T) {
 	f := follow(t)
-	f.set(t, PolicyConfigMap, map[string]string{fieldPolicy: string(f.document(t, true, f.usual()))})
-	f.set(t, ParametersMap, f.parameters())
+	f.set(t, parameters.PolicyMap, map[string]string{parameters.FieldPolicy: string(f.document(t, true, f.usual()))})
+	f.set(t, parameters.ClusterMap, f.parameters())
 	f.look(t.Context())
 	said := f.fixture.log.String()
 	f.maps.Fault = func(context.Context, string, string) error { return errors.New("connection refused") }
@@ -121,28 +120,5 @@ func TestFollowWithoutAPIServer(t *testing.T) {
 	f.looked = f.looked.Add(-2 * staleAfter)
 	if err := f.ready(); err == nil || !strings.Contains(err.Error(), "the API server does not answer since") {
 		t.Errorf("after a while: %v", err)
-	}
-}
-
-func TestParseCluster(t *testing.T) {
-	f := follow(t)
-	for name, tc := range map[string]struct {
-		field, value, says string
-	}{
-		"no endpoint":      {fieldEndpoint, "", "HOST:PORT"},
-		"no port":          {fieldEndpoint, "10.0.0.1", "HOST:PORT"},
-		"no host":          {fieldEndpoint, ":6443", "HOST:PORT"},
-		"another port":     {fieldEndpoint, "10.0.0.1:0", "HOST:PORT"},
-		"no salt":          {fieldSalt, "", "salt is not 32 bytes"},
-		"a short salt":     {fieldSalt, "abcd", "salt is not 32 bytes"},
-		"no component set": {fieldComponents, "", "no component set"},
-		"half of one":      {fieldComponents, `{"components":`, "no component set"},
-		"no sources":       {fieldSources, " \n", "no place"},
-	} {
-		data := f.parameters()
-		data[tc.field] = tc.value
-		if c, err := ParseCluster(data); err == nil || c != nil || !strings.Contains(err.Error(), tc.says) {
-			t.Errorf("%s: %v", name, err)
-		}
 	}
 }

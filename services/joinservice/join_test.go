@@ -82,6 +82,9 @@ func TestJoin(t *testing.T) {
 		t.Error("another cluster's identity would follow")
 	}
 	f.verify(t, got.Certificate, "worker-1")
+	if got.Cluster.Name != "example" || got.Cluster.PodNetwork != "10.244.0.0/16" || got.Cluster.ServiceNetwork != "10.96.0.0/12" || len(got.Cluster.ApiServerNames) != 1 {
+		t.Errorf("cluster: %v", got.Cluster)
+	}
 	if got.Cluster.Endpoint != "10.0.0.1:6443" || len(got.Cluster.ComponentSet) == 0 || len(got.Cluster.Sources) != 1 || !strings.HasPrefix(got.Cluster.AuthorityHash, "sha256:") {
 		t.Errorf("cluster: %v", got.Cluster)
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/constellation-os/constellation/kubernetes/kubeclient"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 	"github.com/constellation-os/constellation/services/limit"
 )
 
@@ -76,7 +77,7 @@ func (e *events) write(v Event) {
 	ctx, cancel := context.WithTimeout(context.Background(), eventTime)
 	defer cancel()
 	result := "written"
-	if err := e.client.Post().Namespace(Namespace).Resource("events").Body(e.object(v, time.Now())).MaxRetries(0).Do(ctx).Error(); err != nil {
+	if err := e.client.Post().Namespace(parameters.Namespace).Resource("events").Body(e.object(v, time.Now())).MaxRetries(0).Do(ctx).Error(); err != nil {
 		result = "failed"
 		slog.Warn("an event could not be written", "reason", v.Reason, "error", err)
 	}
@@ -89,8 +90,8 @@ func (e *events) object(v Event, now time.Time) *corev1.Event {
 		kind = corev1.EventTypeWarning
 	}
 	return &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{GenerateName: "joinservice-", Namespace: Namespace},
-		InvolvedObject: corev1.ObjectReference{Kind: "DaemonSet", APIVersion: "apps/v1", Namespace: Namespace, Name: "joinservice"},
+		ObjectMeta:     metav1.ObjectMeta{GenerateName: "joinservice-", Namespace: parameters.Namespace},
+		InvolvedObject: corev1.ObjectReference{Kind: "DaemonSet", APIVersion: "apps/v1", Namespace: parameters.Namespace, Name: "joinservice"},
 		Reason:         v.Reason, Message: clipTo(v.Note, maxNote), Type: kind, Count: 1,
 		Source:         corev1.EventSource{Component: "joinservice", Host: e.host},
 		FirstTimestamp: metav1.NewTime(now), LastTimestamp: metav1.NewTime(now),

@@ -70,6 +70,8 @@ func (s *Server) prepare(ctx context.Context, c *call, request []byte) (*prepare
 	p.cluster = &api.Cluster{
 		Endpoint: cluster.Endpoint, Authority: authority.pem(), AuthorityHash: authority.hash(),
 		ComponentSet: cluster.Components, Sources: cluster.Sources,
+		Name: cluster.Name, ApiServerNames: cluster.APIServerNames,
+		PodNetwork: cluster.PodNetwork, ServiceNetwork: cluster.ServiceNetwork,
 	}
 	return p, nil
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/constellation-os/constellation/kubernetes/servingcert"
 	api "github.com/constellation-os/constellation/services/api/joinservice"
 	"github.com/constellation-os/constellation/services/joinservice/bindings"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 	"github.com/constellation-os/constellation/services/keyservice/client"
 	"github.com/constellation-os/constellation/services/limit"
 	"github.com/constellation-os/constellation/services/probe"
@@ -90,7 +91,7 @@ func (s *Service) build(c *Config, a Attestation, audit *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	parameters, err := bindings.NewKubernetes(s.kube, Namespace)
+	settings, err := bindings.NewKubernetes(s.kube, parameters.Namespace)
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func (s *Service) build(c *Config, a Attestation, audit *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s.follower = newFollower(parameters, policy, metrics, s.events, audit)
+	s.follower = newFollower(settings, policy, metrics, s.events, audit)
 	s.server, err = NewServer(Options{
 		Policy: policy, Keys: s.keys, Bindings: bindings.New(nodes, nil), Authority: authority,
 		Secrets: Secrets{PKI: c.PKI, MasterSecret: c.MasterSecret}, Cluster: s.follower.Cluster,

@@ -13,6 +13,7 @@ import (
 	api "github.com/constellation-os/constellation/services/api/joinservice"
 	"github.com/constellation-os/constellation/services/audit"
 	"github.com/constellation-os/constellation/services/joinservice/bindings"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 	"github.com/constellation-os/constellation/services/limit"
 )
 
@@ -32,7 +33,7 @@ type Options struct {
 	Authority *Authority
 	Secrets   Secrets
 	// Cluster returns what is known of it, nil if nothing yet.
-	Cluster func() *Cluster
+	Cluster func() *parameters.Cluster
 	Limits  Limits
 	Metrics *Metrics
 	Events  Recorder

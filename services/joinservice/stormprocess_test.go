@@ -22,6 +22,7 @@ import (
 	api "github.com/constellation-os/constellation/services/api/joinservice"
 	"github.com/constellation-os/constellation/services/joinservice/bindings"
 	"github.com/constellation-os/constellation/services/joinservice/bindings/bindingstest"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 )
 
 const stormDir = "JOINSERVICE_STORM_DIR"
@@ -55,10 +56,10 @@ func TestStormProcess(t *testing.T) {
 	if err := p.Load(data); err != nil {
 		t.Fatal(err)
 	}
-	cluster := &Cluster{Endpoint: "10.0.0.1:6443", Salt: ring.Salt(), Components: []byte(`{"components":[]}`), Sources: []string{"http://10.0.0.1:5000"}}
+	cluster := &parameters.Cluster{Endpoint: "10.0.0.1:6443", Salt: ring.Salt(), Components: []byte(`{"components":[]}`), Sources: []string{"http://10.0.0.1:5000"}}
 	s, err := NewServer(Options{
 		Policy: p, Keys: ring, Bindings: bindings.New(bindingstest.New(), nil), Authority: authority,
-		Cluster: func() *Cluster { return cluster }, Limits: generous(), Metrics: NewMetrics(), Events: nowhere{},
+		Cluster: func() *parameters.Cluster { return cluster }, Limits: generous(), Metrics: NewMetrics(), Events: nowhere{},
 		Audit: slog.New(slog.NewJSONHandler(log, nil)),
 	})
 	if err != nil {

@@ -527,10 +527,17 @@ type Cluster struct {
 	Authority     []byte `protobuf:"bytes,2,opt,name=authority,proto3" json:"authority,omitempty"`
 	AuthorityHash string `protobuf:"bytes,3,opt,name=authority_hash,json=authorityHash,proto3" json:"authority_hash,omitempty"`
 	// The component set (docs/components.md), and where components are fetched from, in this order.
-	ComponentSet  []byte   `protobuf:"bytes,4,opt,name=component_set,json=componentSet,proto3" json:"component_set,omitempty"`
-	Sources       []string `protobuf:"bytes,5,rep,name=sources,proto3" json:"sources,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ComponentSet []byte   `protobuf:"bytes,4,opt,name=component_set,json=componentSet,proto3" json:"component_set,omitempty"`
+	Sources      []string `protobuf:"bytes,5,rep,name=sources,proto3" json:"sources,omitempty"`
+	// Name of the cluster, for people.
+	Name string `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	// Further names and addresses that the API servers' certificates are for.
+	ApiServerNames []string `protobuf:"bytes,7,rep,name=api_server_names,json=apiServerNames,proto3" json:"api_server_names,omitempty"`
+	// Networks of pods and services, in CIDR notation.
+	PodNetwork     string `protobuf:"bytes,8,opt,name=pod_network,json=podNetwork,proto3" json:"pod_network,omitempty"`
+	ServiceNetwork string `protobuf:"bytes,9,opt,name=service_network,json=serviceNetwork,proto3" json:"service_network,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -596,6 +603,34 @@ func (x *Cluster) GetSources() []string {
 		return x.Sources
 	}
 	return nil
+}
+
+func (x *Cluster) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Cluster) GetApiServerNames() []string {
+	if x != nil {
+		return x.ApiServerNames
+	}
+	return nil
+}
+
+func (x *Cluster) GetPodNetwork() string {
+	if x != nil {
+		return x.PodNetwork
+	}
+	return ""
+}
+
+func (x *Cluster) GetServiceNetwork() string {
+	if x != nil {
+		return x.ServiceNetwork
+	}
+	return ""
 }
 
 // ControlPlane is what makes a node one of the control plane. All of it is secret.
@@ -910,13 +945,18 @@ const file_joinservice_proto_rawDesc = "" +
 	"\blifetime\x18\x02 \x01(\rR\blifetime\x12$\n" +
 	"\x0estate_disk_key\x18\x03 \x01(\fR\fstateDiskKey\x12-\n" +
 	"\x12measurement_secret\x18\x04 \x01(\fR\x11measurementSecret\x12\x12\n" +
-	"\x04salt\x18\x05 \x01(\fR\x04salt\"\xa9\x01\n" +
+	"\x04salt\x18\x05 \x01(\fR\x04salt\"\xb1\x02\n" +
 	"\aCluster\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x1c\n" +
 	"\tauthority\x18\x02 \x01(\fR\tauthority\x12%\n" +
 	"\x0eauthority_hash\x18\x03 \x01(\tR\rauthorityHash\x12#\n" +
 	"\rcomponent_set\x18\x04 \x01(\fR\fcomponentSet\x12\x18\n" +
-	"\asources\x18\x05 \x03(\tR\asources\"m\n" +
+	"\asources\x18\x05 \x03(\tR\asources\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x12(\n" +
+	"\x10api_server_names\x18\a \x03(\tR\x0eapiServerNames\x12\x1f\n" +
+	"\vpod_network\x18\b \x01(\tR\n" +
+	"podNetwork\x12'\n" +
+	"\x0fservice_network\x18\t \x01(\tR\x0eserviceNetwork\"m\n" +
 	"\fControlPlane\x128\n" +
 	"\x05files\x18\x01 \x03(\v2\".constellation.joinservice.v1.FileR\x05files\x12#\n" +
 	"\rmaster_secret\x18\x02 \x01(\fR\fmasterSecret\"4\n" +
