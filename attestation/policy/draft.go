@@ -17,6 +17,8 @@ type Draft struct {
 	Measurements []accepted.Set
 	Authorities  []*x509.Certificate
 	Inventory    []Entry
+	// FirstComeWorkers is the Document's.
+	FirstComeWorkers bool
 }
 
 // Marshal makes the document. What Parse would refuse is refused, with its errors.
@@ -33,6 +35,9 @@ func (d Draft) Marshal() ([]byte, error) {
 	}
 	for _, e := range d.Inventory {
 		out.Endorsement.Inventory = append(out.Endorsement.Inventory, entry{e.Kind, e.Value, e.Name, e.Role})
+	}
+	if d.FirstComeWorkers {
+		out.FirstCome = []string{Worker}
 	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)

@@ -17,7 +17,6 @@ package cluster
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -31,56 +30,8 @@ import (
 
 	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/attestation/atls"
-	"github.com/constellation-os/constellation/attestation/policy"
-	"github.com/constellation-os/constellation/attestation/tpm"
-	"github.com/constellation-os/constellation/measurements"
-	accepted "github.com/constellation-os/constellation/measurements/policy"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 )
-
-// Trust is what nodes are verified by.
-type Trust struct {
-	// Predictions of the accepted images, accepted until NotAfter.
-	Predictions []*measurements.Prediction
-	NotAfter    time.Time
-	// ClusterID, if not empty, lets in nodes that belong to this cluster already.
-	ClusterID []byte
-	// Authorities and Inventory say whose TPMs are trusted.
-	Authorities []*x509.Certificate
-	Inventory   []policy.Entry
-}
-
-// Verifier makes the verifier.
-func (t Trust) Verifier() (attestation.Verifier, error) {
-	document, err := t.document()
-	if err != nil {
-		return nil, err
-	}
-	return tpm.NewVerifier(document, tpm.VerifierOptions{Predictions: t.Predictions})
-}
-
-// document is the policy.
-func (t Trust) document() (*policy.Document, error) {
-	draft := policy.Draft{Authorities: t.Authorities, Inventory: t.Inventory}
-	for _, p := range t.Predictions {
-		set, err := accepted.FromPrediction(p, p.Image.Name+" "+p.Image.Flavour+" "+p.Image.Version, t.NotAfter)
-		if err != nil {
-			return nil, err
-		}
-		if len(t.ClusterID) > 0 {
-			node := p.Initialized(t.ClusterID).PCRs
-			set.PCRs[measurements.ClusterPCR] = append(set.PCRs[measurements.ClusterPCR], accepted.Value{
-				SHA256: node[measurements.SHA256][measurements.ClusterPCR], SHA384: node[measurements.SHA384][measurements.ClusterPCR], NotAfter: t.NotAfter,
-			})
-		}
-		draft.Measurements = append(draft.Measurements, *set)
-	}
-	data, err := draft.Marshal()
-	if err != nil {
-		return nil, err
-	}
-	return policy.Parse(data)
-}
 
 // RefusalError says that a machine was not believed, and that nothing was sent to it.
 type RefusalError struct {

@@ -37,8 +37,9 @@ func initCommand() *cobra.Command {
 		Short: "Make a machine that has booted the first node of a cluster",
 		Long: `init connects to a machine, verifies by the configuration's policy what it booted and by
 which TPM that is proven, and says what it verified. Only then it sends the machine
-anything: the init secret, the cluster's master secret, and what the cluster is to be.
-A machine that fails is sent nothing.
+anything: the init secret, the cluster's master secret, and what the cluster is to be,
+with the policy by which it lets other machines in: the same, in which the inventory
+lists this machine as well. A machine that fails is sent nothing.
 
 It shows the machine's progress, and ends with the kubeconfig of the administrator. After
 a failure, a cut connection or a restart of the machine, run it again: it continues.
@@ -55,7 +56,7 @@ Exit codes: 0 the cluster is there, 1 the machine was refused, 2 all else.`,
 				return err
 			}
 			plan := p
-			for _, path := range []*string{&plan.Config, &plan.MasterSecret, &plan.InitSecret, &plan.Kubeconfig} {
+			for _, path := range []*string{&plan.Config, &plan.MasterSecret, &plan.InitSecret, &plan.Kubeconfig, &plan.Policy} {
 				*path = command.FromCaller(*path)
 			}
 			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, ErrTimeout)
@@ -73,6 +74,8 @@ Exit codes: 0 the cluster is there, 1 the machine was refused, 2 all else.`,
 	f.StringVar(&p.Node, "node", "", "HOST:PORT of the machine's bootstrapper")
 	f.StringVar(&p.NodeName, "node-name", "", "what the node will be called")
 	f.StringVar(&p.Kubeconfig, "kubeconfig", DefaultKubeconfig, "file to write the administrator's credentials to")
+	f.StringVar(&p.Policy, "policy", DefaultPolicy, "file to write the cluster's policy to")
+	f.BoolVar(&p.Schedulable, "schedulable", false, "let everybody's pods run on the node: for clusters without workers")
 	f.StringVar(&p.Server, "server", "", "HOST:PORT of the API server in the kubeconfig (default: the configuration's endpoint)")
 	f.DurationVar(&timeout, "timeout", 30*time.Minute, "how long it may take in all")
 	_ = cmd.MarkFlagRequired("node")

@@ -20,6 +20,9 @@ import (
 // DefaultKubeconfig is where the administrator's credentials are written.
 const DefaultKubeconfig = "constellation-kubeconfig"
 
+// DefaultPolicy is where the cluster's policy is written.
+const DefaultPolicy = "constellation-policy.json"
+
 const maxKubeconfig = 1 << 20 // bytes
 
 // Credentials are what a kubeconfig is made of here, in PEM.
@@ -131,6 +134,11 @@ func (c *Credentials) WriteKubeconfig(path, name, server string) error {
 			return fmt.Errorf("%s exists, is not this cluster's kubeconfig and is not overwritten: remove it, or name another file (--kubeconfig)", path)
 		}
 	}
+	return replace(path, data)
+}
+
+// replace writes a file with mode 0600, whole or not at all.
+func replace(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // has mode 0600
 	if err != nil {
 		return err

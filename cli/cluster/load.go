@@ -18,7 +18,7 @@ const maxTextSize = 1 << 20
 
 // Trust is what a configuration says of whom to believe; clusterID may be nil.
 func LoadTrust(c *config.Config, clusterID []byte) (Trust, error) {
-	t := Trust{ClusterID: clusterID}
+	t := Trust{ClusterID: clusterID, FirstComeWorkers: len(c.Attestation.FirstCome) > 0}
 	var err error
 	if t.NotAfter, err = c.NotAfter(); err != nil {
 		return t, err
@@ -57,8 +57,8 @@ func LoadTrust(c *config.Config, clusterID []byte) (Trust, error) {
 	return t, nil
 }
 
-// InitRequest is what a node is asked for, secrets included. The caller wipes it with
-// WipeRequest.
+// InitRequest is what a node is asked for, secrets included, but for the policy. The
+// caller wipes it with WipeRequest.
 func InitRequest(c *config.Config, r *keys.Keyring, initSecret []byte, nodeName string) (*api.InitRequest, error) {
 	_, set, err := c.ReadComponents()
 	if err != nil {

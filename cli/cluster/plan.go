@@ -7,10 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/constellation-os/constellation/attestation"
+	"github.com/constellation-os/constellation/attestation/policy"
 	"github.com/constellation-os/constellation/cli/command"
 	"github.com/constellation-os/constellation/cli/config"
 	"github.com/constellation-os/constellation/cli/progress"
@@ -27,6 +29,12 @@ type InitPlan struct {
 	Node, NodeName string
 	// Kubeconfig is the file that is written, for an API server at Server, HOST:PORT.
 	Kubeconfig, Server string
+	// Policy is the file to which the cluster's policy is written.
+	Policy string
+	// Inventory lists machines that the policy knows beyond the configuration's inventory.
+	Inventory []policy.Entry
+	// Schedulable lets everybody's pods run on the node: for clusters without workers.
+	Schedulable bool
 	// IfNeeded leaves a node alone that says it is a member, if the kubeconfig is there.
 	IfNeeded bool
 	// Verifier makes the verifier; Trust.Verifier if nil.
@@ -61,10 +69,12 @@ func Initialise(ctx context.Context, r *progress.Reporter, p InitPlan) error {
 		return err
 	}
 	defer WipeRequest(request)
+	request.Schedulable = p.Schedulable
 	trust, err := LoadTrust(c, id[:])
 	if err != nil {
 		return err
 	}
+	trust.Inventory = append(trust.Inventory, p.Inventory...)
 	if p.Verifier == nil {
 		p.Verifier = Trust.Verifier
 	}
@@ -79,6 +89,9 @@ func Initialise(ctx context.Context, r *progress.Reporter, p InitPlan) error {
 	defer node.Close()
 	if p.IfNeeded && node.Status.State == api.State_STATE_MEMBER && exists(p.Kubeconfig) {
 		return ErrMember
+	}
+	if request.Policy, err = p.policy(trust, node); err != nil {
+		return err
 	}
 	result, err := node.Init(ctx, request, CallOptions{
 		Progress: func(m *api.Progress) { show(r, "init", m) },
@@ -103,6 +116,38 @@ func Initialise(ctx context.Context, r *progress.Reporter, p InitPlan) error {
 	}
 	r.End("kubeconfig", progress.Done, "%s: credentials of the cluster's administrator", p.Kubeconfig)
 	return nil
+}
+
+// policy makes the cluster's policy, in which the node is one of the control plane, and
+// writes it to its file: before Init, after which the cluster goes by it.
+func (p *InitPlan) policy(t Trust, n *Node) ([]byte, error) {
+	t, err := t.With(n.Claims, attestation.Grant{Name: p.NodeName, Role: policy.ControlPlane})
+	if err != nil {
+		return nil, fmt.Errorf("%w\nwhat to do: name the node so (--node-name), or correct the inventory", err)
+	}
+	data, err := t.Policy()
+	if err != nil {
+		return nil, err
+	}
+	return data, writePolicy(p.Policy, data)
+}
+
+// writePolicy writes the file, whole or not at all. One that is there is replaced if it is
+// a policy; an empty path is none.
+func writePolicy(path string, data []byte) error {
+	if path == "" {
+		return nil
+	}
+	switch old, err := command.ReadFile(path, policy.MaxSize); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		if _, err := policy.Parse(old); err != nil {
+			return fmt.Errorf("%s exists, is no policy and is not overwritten: remove it, or name another file (--policy)", path)
+		}
+	}
+	return replace(path, data)
 }
 
 func exists(path string) bool {

@@ -73,6 +73,7 @@ Which Kubernetes it is follows from the component set.`,
 	f.Lookup("accepted-until").DefValue = "in a year"
 	f.StringArrayVar(&c.Attestation.Authorities, "authority", nil, "certificates in PEM of an authority for TPMs; can be repeated")
 	f.StringVar(&c.Attestation.Inventory, "inventory", "", "text file that lists TPMs: name, role, identity")
+	f.StringArrayVar(&c.Attestation.FirstCome, "first-come", nil, "role that machines may have which the inventory does not list: worker")
 	_ = cmd.MarkFlagRequired("endpoint")
 	_ = cmd.MarkFlagRequired("source")
 	cmd.MarkFlagsOneRequired("authority", "inventory")

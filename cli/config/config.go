@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/constellation-os/constellation/attestation/policy"
 	"github.com/constellation-os/constellation/kubernetes/network"
 	"github.com/constellation-os/constellation/services/provider"
 )
@@ -70,6 +71,9 @@ type Attestation struct {
 	Authorities []string `yaml:"authorities,omitempty"`
 	// Inventory is a text file that lists TPMs: name, role, identity.
 	Inventory string `yaml:"inventory,omitempty"`
+	// FirstCome are the roles that machines may have which the inventory does not list:
+	// "worker", or none.
+	FirstCome []string `yaml:"firstCome,omitempty"`
 }
 
 // Providers that a configuration may name.
@@ -158,5 +162,16 @@ func (a *Attestation) check(failf func(path, format string, args ...any)) {
 	}
 	if len(a.Authorities) == 0 && a.Inventory == "" {
 		failf("attestation", "neither authorities nor an inventory: no TPM would be trusted")
+	}
+	a.checkFirstCome(failf)
+}
+
+func (a *Attestation) checkFirstCome(failf func(path, format string, args ...any)) {
+	switch {
+	case len(a.FirstCome) == 0:
+	case len(a.FirstCome) > 1 || a.FirstCome[0] != policy.Worker:
+		failf("attestation.firstCome", "%.80q: it can be [%s], or left out: other roles are for machines of the inventory", a.FirstCome, policy.Worker)
+	case len(a.Authorities) == 0:
+		failf("attestation.firstCome", "there are no authorities: nobody vouches for machines that the inventory does not list")
 	}
 }

@@ -107,6 +107,12 @@ func TestProblems(t *testing.T) {
 		{"past", change("2099-06-30", "2020-01-01"), []string{"line 18: attestation.acceptedUntil: 2020-01-01 is past: nothing would be accepted"}},
 		{"no day", change("2099-06-30", "soon"), []string{`line 18: attestation.acceptedUntil: "soon" is neither a day such as 2027-06-30 nor a moment such as 2027-06-30T12:00:00Z`}},
 		{"nobody to trust", change("  authorities:\n    - ca.pem\n", ""), []string{"line 16: attestation: neither authorities nor an inventory: no TPM would be trusted"}},
+		{"first come as control plane", good + "  firstCome: [worker, control-plane]\n", []string{
+			`line 21: attestation.firstCome: ["worker" "control-plane"]: it can be [worker], or left out: other roles are for machines of the inventory`,
+		}},
+		{"first come without an authority", change("  authorities:\n    - ca.pem\n", "  inventory: machines.txt\n  firstCome: [worker]\n"), []string{
+			"line 20: attestation.firstCome: there are no authorities: nobody vouches for machines that the inventory does not list",
+		}},
 		{"several at once", change("name: example\nprovider: static", "name: A\nprovider: x"), []string{
 			`line 2: name: name "A": want 1 to 63 of a-z, 0-9 and -, and no dash at either end`, `line 3: provider: "x": want one of qemu, static`,
 		}},
@@ -131,7 +137,7 @@ func TestGeneratedFilesAreRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want.Attestation.Inventory = `machines "1": #.txt`
+	want.Attestation.Inventory, want.Attestation.FirstCome = `machines "1": #.txt`, []string{"worker"}
 	data, err := want.Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +149,7 @@ func TestGeneratedFilesAreRead(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
-	want.APIServerNames, want.Attestation.Authorities = nil, nil
+	want.APIServerNames, want.Attestation.Authorities, want.Attestation.FirstCome = nil, nil, nil
 	if data, err = want.Marshal(); err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,9 @@ attestation:
   authorities:{{range .Attestation.Authorities}}
     - {{q .}}{{else}} []{{end}}{{with .Attestation.Inventory}}
   inventory: {{q .}}{{end}}
+  # Roles that machines may have which the inventory does not list, under a name that is free: worker, or none.
+  firstCome:{{range .Attestation.FirstCome}}
+    - {{q .}}{{else}} []{{end}}
 `))
 
 // Marshal makes the file, with comments.

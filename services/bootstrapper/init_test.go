@@ -20,8 +20,12 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/attestation/attestationtest"
+	"github.com/constellation-os/constellation/attestation/policy"
 	"github.com/constellation-os/constellation/keys"
+	"github.com/constellation-os/constellation/measurements"
+	accepted "github.com/constellation-os/constellation/measurements/policy"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 	"github.com/constellation-os/constellation/services/bootstrapper/journal"
 	"github.com/constellation-os/constellation/services/bootstrapper/steps"
@@ -133,8 +137,25 @@ func validRequest(t *testing.T) *api.InitRequest {
 		InitSecret: bytes.Clone(initSecret), Keys: &api.InitRequest_MasterSecret{MasterSecret: masterSecret(t)},
 		NodeName: "control-plane-0", ComponentSet: components, Sources: []string{"http://10.77.0.1:5000"},
 		Endpoint:   "10.77.0.10:6443",
-		PodNetwork: "10.244.0.0/16", ServiceNetwork: "10.96.0.0/12", ClusterName: "constellation",
+		PodNetwork: "10.244.0.0/16", ServiceNetwork: "10.96.0.0/12", ClusterName: "constellation", Policy: examplePolicy(t),
 	}
+}
+
+// examplePolicy accepts an image that is none, of a machine that is none.
+func examplePolicy(t *testing.T) []byte {
+	t.Helper()
+	set := accepted.Set{Name: "image", PCRs: map[int][]accepted.Value{}}
+	for _, pcr := range measurements.MandatoryPCRs() {
+		set.PCRs[pcr] = []accepted.Value{{SHA256: bytes.Repeat([]byte{1}, 32), NotAfter: time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC)}}
+	}
+	data, err := policy.Draft{Measurements: []accepted.Set{set}, Inventory: []policy.Entry{{
+		Identity: attestation.Identity{Kind: attestation.EndorsementKey, Value: bytes.Repeat([]byte{2}, 32)},
+		Grant:    attestation.Grant{Name: "control-plane-0", Role: policy.ControlPlane},
+	}}}.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 // call sends an Init and returns all that comes.
@@ -394,6 +415,11 @@ func TestRequestsAreRefused(t *testing.T) {
 		{"no component set", func(r *api.InitRequest) { r.ComponentSet = nil }, "component_set: 0 bytes"},
 		{"another component set", func(r *api.InitRequest) { r.ComponentSet = []byte("x") }, "component_set: no image kubernetes"},
 		{"a large component set", func(r *api.InitRequest) { r.ComponentSet = make([]byte, maxComponentSet+1) }, "component_set: 32769 bytes"},
+		{"no policy", func(r *api.InitRequest) { r.Policy = nil }, "policy: policy: "},
+		{"a policy that says too little (V21)", func(r *api.InitRequest) {
+			r.Policy = bytes.Replace(r.Policy, []byte(`"11":`), []byte(`"10":`), 1)
+		}, "policy: policy: measurements: "},
+		{"a large policy", func(r *api.InitRequest) { r.Policy = make([]byte, maxPolicy+1) }, "policy: 131073 bytes, at most 131072"},
 		{"no source", func(r *api.InitRequest) { r.Sources = nil }, "sources: 0 sources"},
 		{"too many sources", func(r *api.InitRequest) { r.Sources = make([]string, 9) }, "sources: 9 sources"},
 		{"a file as source", func(r *api.InitRequest) { r.Sources = []string{"file:///etc/shadow"} }, "is not an http or https URL"},
@@ -466,5 +492,8 @@ func TestFingerprint(t *testing.T) {
 	}
 	if fingerprint(func(r *api.InitRequest) { r.Sources = []string{"http://other"}; r.InitSecret = nil }) != same {
 		t.Error("sources make another request")
+	}
+	if fingerprint(func(r *api.InitRequest) { r.Schedulable = true; r.Policy = append(r.Policy, '\n') }) != same {
+		t.Error("what can be changed later makes another request")
 	}
 }

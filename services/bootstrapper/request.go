@@ -11,15 +11,18 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/constellation-os/constellation/attestation/policy"
 	"github.com/constellation-os/constellation/keys"
 	"github.com/constellation-os/constellation/kubernetes/network"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
+	"github.com/constellation-os/constellation/services/provider"
 )
 
 // Limits of an InitRequest.
 const (
 	initSecretSize  = 32
 	maxComponentSet = 32 << 10
+	maxPolicy       = provider.MaxPolicy // machines that join are told it by their surroundings
 	maxSources      = 8
 	maxSource       = 256
 	maxNames        = 16
@@ -39,6 +42,10 @@ type Request struct {
 	APIServerNames []string
 	Network        network.Network
 	ClusterName    string
+	// Policy is the encoding of a policy.Document.
+	Policy []byte
+	// Schedulable lets everybody's pods run on the node.
+	Schedulable bool
 }
 
 // newRequest checks a request. The init secret is not looked at; check has the last word.
@@ -46,7 +53,7 @@ type Request struct {
 func newRequest(r *api.InitRequest, check func(*Request) error) (*Request, error) {
 	out := &Request{
 		NodeName: r.GetNodeName(), ComponentSet: r.GetComponentSet(), Sources: r.GetSources(), Endpoint: r.GetEndpoint(),
-		APIServerNames: r.GetApiServerNames(), ClusterName: r.GetClusterName(),
+		APIServerNames: r.GetApiServerNames(), ClusterName: r.GetClusterName(), Policy: r.GetPolicy(), Schedulable: r.GetSchedulable(),
 	}
 	for _, field := range []struct {
 		name  string
@@ -58,6 +65,7 @@ func newRequest(r *api.InitRequest, check func(*Request) error) (*Request, error
 		{"sources", func() error { return checkSources(out.Sources) }},
 		{"endpoint", func() error { return network.CheckEndpoint(out.Endpoint) }},
 		{"api_server_names", func() error { return checkNames(out.APIServerNames) }},
+		{"policy", func() error { return checkPolicy(out.Policy) }},
 		{"pod_network, service_network", func() (err error) {
 			out.Network, err = network.Parse(r.GetPodNetwork(), r.GetServiceNetwork())
 			return err
@@ -93,7 +101,8 @@ func (r *Request) parseKeys(from *api.InitRequest) (err error) {
 }
 
 // Fingerprint is a hash of what a cluster's first node cannot change once it was used.
-// Sources may change, and so may versions of the master secret.
+// Sources may change, and so may versions of the master secret. The policy is the
+// cluster's to change later, as is what runs on the node.
 func (r *Request) Fingerprint() string {
 	set := sha256.Sum256(r.ComponentSet)
 	document, err := json.Marshal([]any{
@@ -114,6 +123,14 @@ func checkSize(set []byte) error {
 		return fmt.Errorf("%d bytes, want 1 to %d", len(set), maxComponentSet)
 	}
 	return nil
+}
+
+func checkPolicy(data []byte) error {
+	if len(data) > maxPolicy {
+		return fmt.Errorf("%d bytes, at most %d", len(data), maxPolicy)
+	}
+	_, err := policy.Parse(data)
+	return err
 }
 
 func checkLabel(s string) error {

@@ -62,20 +62,17 @@ func configuration(r *bootstrapper.Request, set *componentset.Set, address func(
 	return kubeadm.Render(kubeadm.Parameters{
 		NodeName: r.NodeName, NodeAddress: a.String(), Endpoint: r.Endpoint, APIServerNames: r.APIServerNames, ClusterName: r.ClusterName,
 		PodNetwork: r.Network.Pods.String(), ServiceNetwork: r.Network.Services.String(),
-		KubernetesVersion: set.Kubernetes, Images: set.References(), SingleNode: singleNode,
+		KubernetesVersion: set.Kubernetes, Images: set.References(), SingleNode: r.Schedulable,
 	})
 }
 
 // services are the cluster's own.
 func services(r *bootstrapper.Request, set *componentset.Set) ([]*unstructured.Unstructured, error) {
 	return manifests.Render(manifests.Parameters{
-		Images: set.References(), Endpoint: r.Endpoint, SingleNode: singleNode,
+		Images: set.References(), Endpoint: r.Endpoint, SingleNode: r.Schedulable,
 		PodNetwork: r.Network.Pods.String(), ServiceNetwork: r.Network.Services.String(),
 	})
 }
-
-// singleNode: no other node can join yet, so the first one runs everybody's pods.
-const singleNode = true
 
 // founding makes the steps of a cluster's first node.
 func founding(j *journal.Journal, disk grpc.ClientConnInterface, units *node.Systemd) func(*bootstrapper.Request) ([]steps.Step, error) {
