@@ -162,6 +162,24 @@ func (b *Bindings) Advance(ctx context.Context, device, ticket, uuid string, fro
 	})
 }
 
+// Record takes down a disk's generation of which nobody was asked: that of a node which
+// founded the cluster, or was recovered. Its caller is the node itself, with rights of an
+// administrator, for the disk that is open.
+func (b *Bindings) Record(ctx context.Context, device, uuid string, g disk.Generation) error {
+	if err := CheckGeneration(g); err != nil {
+		return err
+	}
+	_, err := b.change(ctx, device, func(n *Node) (bool, error) {
+		if n.Disk != uuid {
+			return false, refuse(ReasonDisk, "node %s has disk %s, not %s", n.Name, n.Disk, uuid)
+		}
+		write := n.Known != g
+		n.Known = g
+		return write, nil
+	})
+	return err
+}
+
 // change lets f change a node, again if somebody else did meanwhile. f says whether there
 // is something to write.
 func (b *Bindings) change(ctx context.Context, device string, f func(*Node) (bool, error)) (*Node, error) {
