@@ -67,7 +67,12 @@ type Options struct {
 	Check func(*Request) error
 	// Steps makes the steps for a request.
 	Steps func(*Request) ([]steps.Step, error)
-	// Kubeconfig returns the administrator's kubeconfig file after the last step.
+	// Recovery makes what is to be done for a node that comes back by its owner's hand.
+	Recovery func(*Recovery) (*steps.Plan, error)
+	// Disk looks at the state disk.
+	Disk func(ctx context.Context) StateDisk
+	// Kubeconfig returns the administrator's kubeconfig file after the last step;
+	// fs.ErrNotExist where there is none.
 	Kubeconfig func() ([]byte, error)
 	// Logs returns the end of the node's journal, for who may send an Init.
 	Logs func(ctx context.Context) []byte

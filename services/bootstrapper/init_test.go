@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -59,6 +60,8 @@ func options(t *testing.T) Options {
 			return nil
 		},
 		Steps:      func(*Request) ([]steps.Step, error) { return nil, nil },
+		Recovery:   func(*Recovery) (*steps.Plan, error) { return &steps.Plan{}, nil },
+		Disk:       func(context.Context) StateDisk { return StateDisk{Kind: api.Disk_DISK_FRESH} },
 		Kubeconfig: func() ([]byte, error) { return kubeconfig, nil },
 		Logs:       func(context.Context) []byte { return []byte("the end of the journal") },
 		Say:        func(line string) { t.Log(line) },
@@ -161,6 +164,11 @@ func examplePolicy(t *testing.T) []byte {
 // call sends an Init and returns all that comes.
 func call(ctx context.Context, c api.BootstrapperClient, r *api.InitRequest) (progress []*api.Progress, result *api.Result, err error) {
 	stream, err := c.Init(ctx, r)
+	return collect(stream, err)
+}
+
+// collect returns all that comes.
+func collect(stream grpc.ServerStreamingClient[api.InitResponse], err error) (progress []*api.Progress, result *api.Result, _ error) {
 	if err != nil {
 		return nil, nil, err
 	}

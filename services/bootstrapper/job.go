@@ -10,9 +10,9 @@ import (
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 )
 
-// job is an Init at work. It goes on whoever watches.
+// job is a task at work. It goes on whoever watches.
 type job struct {
-	cluster, fingerprint string
+	name, cluster, key string
 
 	mu      sync.Mutex
 	events  []*api.Progress
@@ -22,8 +22,8 @@ type job struct {
 	err     error
 }
 
-func newJob(cluster, fingerprint string) *job {
-	return &job{cluster: cluster, fingerprint: fingerprint, changed: make(chan struct{})}
+func newJob(name, cluster, key string) *job {
+	return &job{name: name, cluster: cluster, key: key, changed: make(chan struct{})}
 }
 
 // maxEvents bounds what is remembered for those who come later.

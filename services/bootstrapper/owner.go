@@ -43,6 +43,14 @@ func newGuard(owner Owner) *guard {
 	return &guard{owner: owner, now: time.Now, guessers: map[netip.Addr]*rate.Limiter{}}
 }
 
+// owner returns nil if the caller has proved to be the machine's owner.
+func (s *Server) owner(ctx context.Context, secret []byte) error {
+	if len(secret) != initSecretSize {
+		return requestError("init_secret: %d bytes, not %d", len(secret), initSecretSize)
+	}
+	return s.guard.admit(ctx, secret)
+}
+
 // admit returns nil if the secret is the owner's, and a problem if not.
 func (g *guard) admit(ctx context.Context, secret []byte) error {
 	limiter := g.limiter(remote(ctx))

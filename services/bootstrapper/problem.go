@@ -18,6 +18,7 @@ var reasons = map[api.Problem_Reason]codes.Code{
 	api.Problem_REASON_OTHER_CLUSTER: codes.FailedPrecondition,
 	api.Problem_REASON_BUSY:          codes.Unavailable,
 	api.Problem_REASON_STEP:          codes.Aborted,
+	api.Problem_REASON_NOT_A_NODE:    codes.FailedPrecondition,
 }
 
 // problem makes an error of a status with a Problem.

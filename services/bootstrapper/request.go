@@ -86,18 +86,25 @@ func newRequest(r *api.InitRequest, check func(*Request) error) (*Request, error
 }
 
 func (r *Request) parseKeys(from *api.InitRequest) (err error) {
-	content := from.GetMasterSecret()
+	r.Keyring, r.Cluster, err = parseKeys(from.GetMasterSecret())
+	return err
+}
+
+func parseKeys(content []byte) (*keys.Keyring, keys.ClusterID, error) {
+	var none keys.ClusterID
 	if len(content) == 0 {
-		return fmt.Errorf("keys: there is no master secret")
+		return nil, none, fmt.Errorf("keys: there is no master secret")
 	}
-	if r.Keyring, err = keys.Parse(content); err != nil {
-		return fmt.Errorf("master_secret: %w", err)
+	ring, err := keys.Parse(content)
+	if err != nil {
+		return nil, none, fmt.Errorf("master_secret: %w", err)
 	}
-	if r.Cluster, err = r.Keyring.ClusterID(); err != nil {
-		r.Keyring.Wipe()
-		return fmt.Errorf("master_secret: %w", err)
+	cluster, err := ring.ClusterID()
+	if err != nil {
+		ring.Wipe()
+		return nil, none, fmt.Errorf("master_secret: %w", err)
 	}
-	return nil
+	return ring, cluster, nil
 }
 
 // Fingerprint is a hash of what a cluster's first node cannot change once it was used.

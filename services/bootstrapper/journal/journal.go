@@ -43,7 +43,16 @@ type Record struct {
 	// Request is what the first mark binds to: a hash of the request's settings.
 	Request string   `json:"request,omitempty"`
 	Marks   []string `json:"marks,omitempty"`
-	Entries []Entry  `json:"entries"`
+	// Opened is the state disk as it was opened since the machine booted.
+	Opened  *Opened `json:"opened,omitempty"`
+	Entries []Entry `json:"entries"`
+}
+
+// Opened is a state disk, and the generation that it has since it was opened.
+type Opened struct {
+	UUID   string `json:"uuid"`
+	Number uint64 `json:"number"`
+	ID     string `json:"id"`
 }
 
 // Entry is something that happened.
@@ -142,7 +151,9 @@ func (j *Journal) Reached(step api.Step) bool {
 }
 
 // Begin is called before the first step of each attempt. If the node is bound to
-// another cluster, or to another request, the error is ErrOther.
+// another cluster, or to another request, the error is ErrOther. Who does not know the
+// request, because the state disk does, names none, and nothing for the node; Adopt
+// follows once the disk is there.
 func (j *Journal) Begin(cluster, request, node string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -152,8 +163,47 @@ func (j *Journal) Begin(cluster, request, node string) error {
 	if j.sinceOn == nil || j.sinceOn.Cluster != cluster {
 		j.sinceOn = &Record{Format: Format, Cluster: cluster}
 	}
-	j.request, j.sinceOn.Node = request, node
+	j.request = request
+	if node != "" {
+		j.sinceOn.Node = node
+	}
 	return j.boot.Save(j.sinceOn)
+}
+
+// Adopt takes from the state disk what Begin was not told.
+func (j *Journal) Adopt(request, node string) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.forGood == nil {
+		return errors.New("the journal is not on the state disk yet")
+	}
+	if err := j.check(j.sinceOn.Cluster, request); err != nil {
+		return err
+	}
+	j.request, j.sinceOn.Node, j.forGood.Node = request, node, node
+	return j.save()
+}
+
+// Opening notes a disk that is about to be opened, with the generation that it will have.
+func (j *Journal) Opening(o Opened) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.sinceOn == nil {
+		return errors.New("the journal has not begun")
+	}
+	j.sinceOn.Opened = &o
+	return j.boot.Save(j.sinceOn)
+}
+
+// Opened is the disk that was opened since the machine booted, or nil.
+func (j *Journal) Opened() *Opened {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.sinceOn == nil || j.sinceOn.Opened == nil {
+		return nil
+	}
+	o := *j.sinceOn.Opened
+	return &o
 }
 
 // Check is Begin's, and changes nothing.
@@ -168,7 +218,7 @@ func (j *Journal) check(cluster, request string) error {
 		return fmt.Errorf("%w: since it booted, the node belongs to cluster %.8s", ErrOther, r.Cluster)
 	}
 	for _, r := range []*Record{j.sinceOn, j.forGood} {
-		if r != nil && r.Cluster == cluster && r.Request != "" && r.Request != request {
+		if r != nil && r.Cluster == cluster && r.Request != "" && request != "" && r.Request != request {
 			return fmt.Errorf("%w: the node became part of this cluster with other settings", ErrOther)
 		}
 	}
@@ -200,8 +250,11 @@ func (j *Journal) Settle() error {
 		return fmt.Errorf("read the state disk's journal: %w", err)
 	case r.Cluster != j.sinceOn.Cluster:
 		return fmt.Errorf("%w: the state disk belongs to cluster %.8s", ErrOther, r.Cluster)
-	case r.Request != "" && r.Request != j.request:
+	case r.Request != "" && j.request != "" && r.Request != j.request:
 		return fmt.Errorf("%w: the node became part of this cluster with other settings", ErrOther)
+	}
+	if j.sinceOn.Node == "" {
+		j.sinceOn.Node = r.Node
 	}
 	r.Node = j.sinceOn.Node
 	j.forGood = r
@@ -227,7 +280,9 @@ func (j *Journal) Mark(mark string) error {
 		return fmt.Errorf("write back what is on the state disk: %w", err)
 	}
 	r := *j.forGood
-	r.Request = j.request
+	if j.request != "" {
+		r.Request = j.request
+	}
 	if !slices.Contains(r.Marks, mark) {
 		r.Marks = append(slices.Clone(r.Marks), mark)
 	}
@@ -235,7 +290,7 @@ func (j *Journal) Mark(mark string) error {
 		return fmt.Errorf("write the journal: %w", err)
 	}
 	j.forGood = &r
-	j.sinceOn.Request = j.request
+	j.sinceOn.Request = r.Request
 	return j.boot.Save(j.sinceOn)
 }
 

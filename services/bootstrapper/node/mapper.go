@@ -28,13 +28,13 @@ func (m *Mapper) Inspect(ctx context.Context) (*diskmapper.InspectResponse, erro
 	return diskmapper.NewDiskMapperClient(m.Conn).Inspect(ctx, &diskmapper.InspectRequest{}, grpc.WaitForReady(true))
 }
 
-// Open implements steps.Mapper. Nobody remembers the generation of a first node's disk yet.
-func (m *Mapper) Open(ctx context.Context, key []byte, uuid string) error {
+// Open implements steps.Mapper.
+func (m *Mapper) Open(ctx context.Context, key []byte, uuid string, w disk.Witness) error {
 	var format *diskmapper.Format
 	if uuid != "" {
 		format = &diskmapper.Format{Uuid: uuid}
 	}
-	_, err := client.Open(ctx, m.Conn, key, format, disk.Unwitnessed())
+	_, err := client.Open(ctx, m.Conn, key, format, w)
 	return err
 }
 

@@ -6,9 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
-	"github.com/constellation-os/constellation/keys"
+	"github.com/constellation-os/constellation/disk"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 	"github.com/constellation-os/constellation/services/api/diskmapper"
 	"github.com/constellation-os/constellation/services/bootstrapper/journal"
@@ -17,17 +16,15 @@ import (
 // StateDiskTarget is reached once everything on the open state disk is mounted.
 const StateDiskTarget = "state-disk.target"
 
-// stateDiskKeySize is the length of a state disk's key in bytes.
-const stateDiskKeySize = 32
-
 // Mapper is the diskmapper. Its errors carry a diskmapper.Problem.
 type Mapper interface {
 	// Current returns the UUID of the disk that is open, or nothing.
 	Current(ctx context.Context) (uuid string, err error)
 	Inspect(ctx context.Context) (*diskmapper.InspectResponse, error)
 	// Open opens the disk with the key. If uuid is not empty, it formats the disk before
-	// and gives it that name.
-	Open(ctx context.Context, key []byte, uuid string) error
+	// and gives it that name. The witness judges the disk's generation; its errors are
+	// returned, wrapped.
+	Open(ctx context.Context, key []byte, uuid string, w disk.Witness) error
 	// Problem returns what an error says, or nil.
 	Problem(err error) *diskmapper.Problem
 }
@@ -45,10 +42,14 @@ type Units interface {
 type Disk struct {
 	Mapper Mapper
 	Units  Units
-	// Keyring is where the disk's key comes from.
-	Keyring *keys.Keyring
-	// NewUUID makes a name for a disk that is to be formatted.
+	// Keys has the disk's key.
+	Keys DiskKeys
+	// Witness remembers the disk's generation.
+	Witness disk.Witness
+	// NewUUID makes a name for a disk that is to be formatted; nil if none is to be.
 	NewUUID func() (string, error)
+	// Opening is told which generation the disk is about to have.
+	Opening func(journal.Opened) error
 	// Settle is called when the disk is mounted: the journal moves there.
 	Settle func() error
 }
@@ -69,8 +70,8 @@ func (d *Disk) Run(ctx context.Context, report Report) (Outcome, error) {
 			return outcome, err
 		}
 	}
-	// What is open was opened since the machine booted, by an Init of the cluster that
-	// it is locked to.
+	// What is open was opened since the machine booted, for the cluster that it is locked
+	// to.
 	if err := d.Units.Start(ctx, StateDiskTarget); err != nil {
 		return outcome, fmt.Errorf("mount the state disk: %w", err)
 	}
@@ -90,6 +91,10 @@ func (d *Disk) open(ctx context.Context, report Report) error {
 	var uuid, format string
 	switch found.Kind {
 	case diskmapper.Kind_KIND_FRESH:
+		if d.NewUUID == nil {
+			return failure("Give the machine the disk that it had. If that is lost, the node is: remove it from the cluster, and let it join anew.",
+				"the state disk is blank")
+		}
 		// Formatting that never finished leaves a fresh disk, so this name is not needed twice.
 		if format, err = d.NewUUID(); err != nil {
 			return err
@@ -111,26 +116,35 @@ func (d *Disk) open(ctx context.Context, report Report) error {
 	return d.explain(d.unlock(ctx, uuid, format))
 }
 
-// unlock opens the disk. It does not say of which version of the master secret its key
-// is, so older ones are tried after the newest; a fresh disk takes the newest.
-func (d *Disk) unlock(ctx context.Context, uuid, format string) (err error) {
-	versions := d.Keyring.Versions()
-	for _, version := range slices.Backward(versions) {
-		var key *keys.Key[keys.StateDisk]
-		if key, err = keys.Get[keys.StateDisk](ctx, d.Keyring, uuid, stateDiskKeySize, version); err != nil {
-			return fmt.Errorf("derive the state disk's key: %w", err)
-		}
-		key.Use(func(b []byte) { err = d.Mapper.Open(ctx, b, format) })
-		key.Wipe()
-		if format != "" || d.Mapper.Problem(err).GetHeaderReason() != unauthentic {
-			return err
-		}
+// unlock opens the disk with one of its keys.
+func (d *Disk) unlock(ctx context.Context, uuid, format string) error {
+	w := &noted{d.Witness, d.Opening}
+	return d.Keys.Try(ctx, uuid, func(key []byte) (other bool, err error) {
+		err = d.Mapper.Open(ctx, key, format, w)
+		return format == "" && d.unauthentic(err), err
+	})
+}
+
+// noted is a witness whose judgement is taken down before the disk goes on.
+type noted struct {
+	disk.Witness
+	note func(journal.Opened) error
+}
+
+// Advance implements [disk.Witness].
+func (n *noted) Advance(ctx context.Context, uuid string, from, to disk.Generation) error {
+	if err := n.Witness.Advance(ctx, uuid, from, to); err != nil {
+		return err
 	}
-	return err
+	return n.note(journal.Opened{UUID: uuid, Number: to.Number, ID: to.ID})
 }
 
 // unauthentic is the diskmapper's reason for a header that the key does not fit.
 const unauthentic = "unauthentic"
+
+func (d *Disk) unauthentic(err error) bool {
+	return err != nil && d.Mapper.Problem(err).GetHeaderReason() == unauthentic
+}
 
 // explain adds what can be done about an error of the diskmapper.
 func (d *Disk) explain(err error) error {

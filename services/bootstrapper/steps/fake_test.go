@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/constellation-os/constellation/disk"
 	"github.com/constellation-os/constellation/keys"
 	"github.com/constellation-os/constellation/measurements"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
@@ -47,6 +48,8 @@ type machine struct {
 	uuid       string
 	key        []byte
 	record     *journal.Record
+	node       string // the node's record: of which request it is
+	generation disk.Generation
 	kubernetes map[string]string // what kubeadm made; "" is a file that a power cut has emptied
 	synced     map[string]string
 	fetched    bool
@@ -144,12 +147,12 @@ func (m *machine) Inspect(context.Context) (r *diskmapper.InspectResponse, err e
 	})
 }
 
-func (m *machine) Open(_ context.Context, key []byte, uuid string) error {
-	m.must(m.locked(), "a key was used before PCR 15 was extended")
+func (m *machine) Open(ctx context.Context, key []byte, uuid string, w disk.Witness) error {
 	if uuid != "" {
 		if err := m.do("format the disk", func() error {
+			m.must(m.locked(), "the disk was formatted before PCR 15 was extended")
 			m.formats++
-			m.uuid, m.key = uuid, append([]byte(nil), key...)
+			m.uuid, m.key, m.generation = uuid, append([]byte(nil), key...), disk.Generation{}
 			return nil
 		}); err != nil {
 			return err
@@ -159,7 +162,12 @@ func (m *machine) Open(_ context.Context, key []byte, uuid string) error {
 		if string(m.key) != string(key) {
 			return errors.New("unauthentic")
 		}
-		m.opened = true
+		next := m.generation.After()
+		if err := w.Advance(ctx, m.uuid, m.generation, next); err != nil {
+			return err
+		}
+		m.must(m.locked(), "the disk was opened before PCR 15 was extended")
+		m.opened, m.generation = true, next
 		return nil
 	})
 }
@@ -362,6 +370,31 @@ func (m *machine) sync() error {
 
 // run is one process that gets an Init: it opens the journal and does all steps.
 func (m *machine) run(ctx context.Context, ring *keys.Keyring, request string) ([]*api.Progress, error) {
+	return m.process(ctx, ring, request, "node", func(j *journal.Journal) Plan { return Plan{Steps: all(m, ring, j, request)} })
+}
+
+// recover is one that gets a Recover.
+func (m *machine) recover(ctx context.Context, ring *keys.Keyring) ([]*api.Progress, error) {
+	return m.process(ctx, ring, "", "", func(j *journal.Journal) Plan {
+		d := &Disk{Mapper: m, Units: m, Keys: MasterKeys{ring}, Witness: disk.Unwitnessed(), Opening: j.Opening, Settle: j.Settle}
+		cluster, _ := ring.ClusterID()
+		return Plan{
+			Steps: []Step{&Lock{Register: m, Cluster: cluster, Before: d.Fits}, d},
+			Then: func() ([]Step, error) {
+				request, err := m.readNode()
+				if err != nil {
+					return nil, err
+				}
+				if err := j.Adopt(request, "node"); err != nil {
+					return nil, err
+				}
+				return rest(m, ring, j), nil
+			},
+		}
+	})
+}
+
+func (m *machine) process(ctx context.Context, ring *keys.Keyring, request, node string, plan func(*journal.Journal) Plan) ([]*api.Progress, error) {
 	m.killed = false
 	j, err := journal.Open(memoryStore{m}, diskStore{m}, m.sync)
 	if err != nil {
@@ -371,27 +404,65 @@ func (m *machine) run(ctx context.Context, ring *keys.Keyring, request string) (
 	if err != nil {
 		return nil, err
 	}
-	if err := j.Begin(fmt.Sprintf("%x", cluster), request, "node"); err != nil {
+	if err := j.Begin(cluster.String(), request, node); err != nil {
 		return nil, err
 	}
 	var events []*api.Progress
 	s := Sequence{
-		Steps: all(m, ring, j), Journal: j, Observe: func(p *api.Progress) { events = append(events, p) },
+		Plan: plan(j), Journal: j, Observe: func(p *api.Progress) { events = append(events, p) },
 		Limit: func(api.Step) time.Duration { return 10 * time.Second },
 	}
-	return events, s.Run(ctx)
+	err = s.Run(ctx)
+	if err == nil {
+		o := j.Opened()
+		m.must(o != nil && o.UUID == m.uuid && o.Number == m.generation.Number && o.ID == m.generation.ID, "the journal has another generation than the disk")
+	}
+	return events, err
+}
+
+func (m *machine) writeNode(request string) error {
+	return m.do("write the node's record", func() error {
+		m.must(m.mounted, "wrote the record before the state disk was mounted")
+		m.node = request
+		return nil
+	})
+}
+
+func (m *machine) readNode() (request string, err error) {
+	return request, m.do("read the node's record", func() error {
+		m.must(m.mounted, "read the record before the state disk was mounted")
+		if request = m.node; request == "" {
+			return failure("Send the same Init again.", "no record of a node")
+		}
+		return nil
+	})
 }
 
 // all are the steps of a first node.
-func all(m *machine, ring *keys.Keyring, j *journal.Journal) []Step {
+func all(m *machine, ring *keys.Keyring, j *journal.Journal, request string) []Step {
 	cluster, _ := ring.ClusterID()
 	uuids := 0
-	return []Step{
+	return append([]Step{
 		&Lock{Register: m, Cluster: cluster},
-		&Disk{Mapper: m, Units: m, Keyring: ring, Settle: j.Settle, NewUUID: func() (string, error) {
-			uuids++
-			return fmt.Sprintf("00000000-0000-4000-8000-%012d", uuids), nil
-		}},
+		&Disk{
+			Mapper: m, Units: m, Keys: MasterKeys{ring}, Witness: disk.Unwitnessed(), Opening: j.Opening,
+			Settle: func() error {
+				if err := j.Settle(); err != nil {
+					return err
+				}
+				return m.writeNode(request)
+			},
+			NewUUID: func() (string, error) {
+				uuids++
+				return fmt.Sprintf("00000000-0000-4000-8000-%012d", uuids), nil
+			},
+		},
+	}, rest(m, ring, j)...)
+}
+
+// rest are those on an open disk.
+func rest(m *machine, ring *keys.Keyring, j *journal.Journal) []Step {
+	return []Step{
 		&Components{Delivery: m},
 		&Runtime{Units: m, Delivery: m},
 		&Secrets{Files: m, Units: m, Keyring: ring},

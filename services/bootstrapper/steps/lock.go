@@ -26,6 +26,9 @@ type Register interface {
 type Lock struct {
 	Register Register
 	Cluster  keys.ClusterID
+	// Before, if set, has to agree before the register is extended. Its errors leave the
+	// machine as it is.
+	Before func(context.Context) error
 }
 
 // ID implements [Step].
@@ -38,6 +41,14 @@ func (l *Lock) Run(ctx context.Context, _ Report) (Outcome, error) {
 		return Skipped, err
 	}
 	if state == zero {
+		if l.Before != nil {
+			if err := l.Before(ctx); err != nil {
+				if f := (*Failure)(nil); errors.As(err, &f) {
+					f.Untouched = true
+				}
+				return Done, err
+			}
+		}
 		digests, err := l.banks(ctx)
 		if err != nil {
 			return Done, err

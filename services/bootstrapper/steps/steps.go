@@ -72,7 +72,9 @@ type Failure struct {
 	Step   api.Step
 	Reason api.Problem_Reason
 	Advice string
-	Err    error
+	// Untouched says that the machine belongs to nobody as it did before.
+	Untouched bool
+	Err       error
 }
 
 // Error implements error.
@@ -91,9 +93,17 @@ func otherCluster(advice, format string, args ...any) error {
 	return &Failure{Reason: api.Problem_REASON_OTHER_CLUSTER, Advice: advice, Err: fmt.Errorf(format, args...)}
 }
 
-// Sequence is what becoming a node consists of.
+// Plan is what becoming a node consists of.
+type Plan struct {
+	Steps []Step
+	// Then, if set, makes the steps that follow from what these have brought to light:
+	// what is on the state disk. Its error is a failure of the last of them.
+	Then func() ([]Step, error)
+}
+
+// Sequence carries out a plan.
 type Sequence struct {
-	Steps   []Step
+	Plan
 	Journal Journal
 	// Observe is told of everything that happens.
 	Observe func(*api.Progress)
@@ -106,17 +116,32 @@ const adviceAgain = "Send the same Init again: the node goes on where it is. If 
 
 // Run does all steps. Its error is a *Failure of one of them.
 func (s *Sequence) Run(ctx context.Context) error {
-	for _, step := range s.Steps {
+	if err := s.all(ctx, s.Steps); err != nil || s.Then == nil {
+		return err
+	}
+	rest, err := s.Then()
+	if err != nil {
+		last := s.Steps[len(s.Steps)-1].ID()
+		return asFailure(last, errors.Join(err, s.Journal.Fail(last, err.Error())))
+	}
+	return s.all(ctx, rest)
+}
+
+func (s *Sequence) all(ctx context.Context, list []Step) error {
+	for _, step := range list {
 		if err := s.run(ctx, step); err != nil {
-			f := &Failure{Reason: api.Problem_REASON_STEP, Advice: adviceAgain, Err: err}
-			if known := (*Failure)(nil); errors.As(err, &known) {
-				f.Reason, f.Advice = known.Reason, known.Advice
-			}
-			f.Step = step.ID()
-			return f
+			return asFailure(step.ID(), err)
 		}
 	}
 	return nil
+}
+
+func asFailure(step api.Step, err error) error {
+	f := &Failure{Step: step, Reason: api.Problem_REASON_STEP, Advice: adviceAgain, Err: err}
+	if known := (*Failure)(nil); errors.As(err, &known) {
+		f.Reason, f.Advice, f.Untouched = known.Reason, known.Advice, known.Untouched
+	}
+	return f
 }
 
 func (s *Sequence) run(ctx context.Context, step Step) error {
@@ -164,6 +189,7 @@ var names = map[api.Step]string{
 	api.Step_STEP_CONTROL_PLANE: "control plane",
 	api.Step_STEP_API_SERVER:    "API server",
 	api.Step_STEP_SERVICES:      "services",
+	api.Step_STEP_KUBELET:       "kubelet",
 	api.Step_STEP_NODE:          "node",
 }
 

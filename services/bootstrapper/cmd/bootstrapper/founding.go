@@ -10,14 +10,13 @@ import (
 
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
-	"google.golang.org/grpc"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/constellation-os/constellation/disk"
 	"github.com/constellation-os/constellation/kubernetes/componentset"
 	"github.com/constellation-os/constellation/kubernetes/kubeadm"
 	"github.com/constellation-os/constellation/kubernetes/manifests"
 	"github.com/constellation-os/constellation/services/bootstrapper"
-	"github.com/constellation-os/constellation/services/bootstrapper/journal"
 	"github.com/constellation-os/constellation/services/bootstrapper/node"
 	"github.com/constellation-os/constellation/services/bootstrapper/steps"
 )
@@ -74,33 +73,53 @@ func services(r *bootstrapper.Request, set *componentset.Set) ([]*unstructured.U
 	})
 }
 
-// founding makes the steps of a cluster's first node.
-func founding(j *journal.Journal, disk grpc.ClientConnInterface, units *node.Systemd) func(*bootstrapper.Request) ([]steps.Step, error) {
-	return func(r *bootstrapper.Request) ([]steps.Step, error) {
-		set, err := componentset.Parse(r.ComponentSet)
-		if err != nil {
-			return nil, err
-		}
-		delivery := &node.Delivery{Set: set, Sources: r.Sources}
-		files := node.Files(root)
-		cluster := &node.Cluster{Config: node.LocalConfig, Node: r.NodeName, Booted: node.Booted, Objects: func() ([]*unstructured.Unstructured, error) {
-			return services(r, set)
-		}}
-		return []steps.Step{
-			&steps.Lock{Register: &node.Register{Open: openTPM}, Cluster: r.Cluster},
-			&steps.Disk{Mapper: &node.Mapper{Conn: disk}, Units: units, Keyring: r.Keyring, NewUUID: newUUID, Settle: j.Settle},
-			&steps.Components{Delivery: delivery},
-			&steps.Runtime{Units: units, Delivery: delivery},
-			&steps.Secrets{Files: files, Units: units, Keyring: r.Keyring},
-			&steps.ControlPlane{Units: units, Files: files, Kubernetes: kubernetes, Marks: j, Render: func() (map[string][]byte, error) {
-				return configuration(r, set, node.Address)
-			}},
-			&steps.APIServer{Cluster: cluster, Units: units},
-			&steps.Services{Cluster: cluster, Units: units, Marks: j},
-			&steps.Node{Cluster: cluster},
-		}, nil
+// founding makes the steps of a cluster's first node. Nobody remembers the generation of
+// its disk yet.
+func (m *machine) founding(r *bootstrapper.Request) ([]steps.Step, error) {
+	rest, err := m.controlPlane(r)
+	if err != nil {
+		return nil, err
 	}
+	d := m.stateDisk(steps.MasterKeys{Keyring: r.Keyring}, disk.Unwitnessed())
+	d.NewUUID = newUUID
+	d.Settle = func() error {
+		if err := m.journal.Settle(); err != nil {
+			return err
+		}
+		return nodeRecord.Save(r.Record())
+	}
+	return append([]steps.Step{&steps.Lock{Register: register, Cluster: r.Cluster}, d}, rest...), nil
 }
+
+// controlPlane makes the steps of a node of the control plane once its disk is open.
+// Those that were done before do nothing but start what does not run.
+func (m *machine) controlPlane(r *bootstrapper.Request) ([]steps.Step, error) {
+	set, err := componentset.Parse(r.ComponentSet)
+	if err != nil {
+		return nil, err
+	}
+	delivery := &node.Delivery{Set: set, Sources: r.Sources}
+	files := node.Files(root)
+	cluster := &node.Cluster{Config: node.LocalConfig, Node: r.NodeName, Boot: boot, Objects: func() ([]*unstructured.Unstructured, error) {
+		return services(r, set)
+	}}
+	return []steps.Step{
+		&steps.Components{Delivery: delivery},
+		&steps.Runtime{Units: m.units, Delivery: delivery},
+		&steps.Secrets{Files: files, Units: m.units, Keyring: r.Keyring},
+		&steps.ControlPlane{Units: m.units, Files: files, Kubernetes: kubernetes, Marks: m.journal, Render: func() (map[string][]byte, error) {
+			return configuration(r, set, node.Address)
+		}},
+		&steps.APIServer{Cluster: cluster, Units: m.units},
+		&steps.Services{Cluster: cluster, Units: m.units, Marks: m.journal},
+		&steps.Node{Cluster: cluster},
+	}, nil
+}
+
+func boot() (node.Boot, error) { return node.CurrentBoot(root) }
+
+// register is PCR 15.
+var register = &node.Register{Open: openTPM}
 
 func openTPM() (transport.TPMCloser, error) { return linuxtpm.Open(tpmDevice) }
 

@@ -22,12 +22,10 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
-	"google.golang.org/grpc"
 
 	"github.com/constellation-os/constellation/attestation/atls"
 	"github.com/constellation-os/constellation/attestation/tpm"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
-	"github.com/constellation-os/constellation/services/api/diskmapper"
 	"github.com/constellation-os/constellation/services/bootstrapper"
 	"github.com/constellation-os/constellation/services/bootstrapper/journal"
 	"github.com/constellation-os/constellation/services/bootstrapper/node"
@@ -120,39 +118,37 @@ func run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	server, disk, err := service(ctx, image, surroundings(), j)
+	mapper, err := client.Dial(client.Socket)
 	if err != nil {
 		return err
 	}
-	defer disk.Close()
+	defer mapper.Close()
+	m := &machine{journal: j, mapper: mapper, units: &node.Systemd{Systemctl: "/usr/bin/systemctl", Journalctl: "/usr/bin/journalctl"}}
+	server := service(ctx, image, surroundings(), m)
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=Waiting on port "+strconv.Itoa(bootstrapper.Port)); err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
 	fmt.Printf("Waiting for the owner on port %d\n", bootstrapper.Port)
 	go watch(ctx, server)
 	go duties(ctx, j, log)
-	go hint(ctx, server, &node.Mapper{Conn: disk})
+	go m.hint(ctx, server)
 	return server.Serve(ctx, listener, channel)
 }
 
-// service makes the service, and the connection to the diskmapper.
-func service(ctx context.Context, image bootstrapper.Image, surroundings provider.Provider, j *journal.Journal) (*bootstrapper.Server, *grpc.ClientConn, error) {
-	disk, err := client.Dial(client.Socket)
-	if err != nil {
-		return nil, nil, err
-	}
-	units := &node.Systemd{Systemctl: "/usr/bin/systemctl", Journalctl: "/usr/bin/journalctl"}
+// service makes the service.
+func service(ctx context.Context, image bootstrapper.Image, surroundings provider.Provider, m *machine) *bootstrapper.Server {
 	return bootstrapper.New(ctx, bootstrapper.Options{
 		Image: image,
 		Owner: func(ctx context.Context) (*[sha256.Size]byte, error) {
 			self, err := surroundings.Self(ctx)
 			return self.InitSecretHash, err
 		},
-		Journal: j,
+		Journal: m.journal,
 		Check:   func(r *bootstrapper.Request) error { return check(r, node.Address) },
-		Steps:   founding(j, disk, units), Kubeconfig: kubernetes.Admin, Logs: logs(units),
+		Steps:   m.founding, Recovery: m.recovery, Disk: m.look,
+		Kubeconfig: kubernetes.Admin, Logs: logs(m.units),
 		Say: func(line string) { fmt.Println(line) },
-	}), disk, nil
+	})
 }
 
 // watch tells systemd, if it wants to know, that the service lives: that it can still
@@ -177,23 +173,6 @@ func watch(ctx context.Context, s *bootstrapper.Server) {
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
-
-// hint says whose disk the machine has, which tells a node that was rebooted from a new one.
-func hint(ctx context.Context, s *bootstrapper.Server, mapper *node.Mapper) {
-	found, err := mapper.Inspect(ctx)
-	if err != nil {
-		s.Hint("Waiting for the owner's Init; the state disk cannot be looked at: " + err.Error())
-		return
-	}
-	switch found.GetKind() {
-	case diskmapper.Kind_KIND_FRESH:
-		s.Hint("Waiting for the owner's Init; the state disk is blank")
-	case diskmapper.Kind_KIND_OURS:
-		s.Hint("Waiting for the owner's Init; the state disk " + found.GetUuid() + " is that of a node: the Init that made it one continues")
-	default:
-		s.Hint("Waiting for the owner's Init, which will fail: the state disk cannot be used: " + found.GetDetail())
-	}
-}
 
 // observe logs handshakes that failed: gRPC keeps their reasons to itself.
 func observe(log *slog.Logger, o atls.Outcome) {
