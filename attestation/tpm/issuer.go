@@ -88,6 +88,18 @@ func NewIssuer(t transport.TPM, o IssuerOptions) (*Issuer, error) {
 	return i, nil
 }
 
+// Identity is that of the endorsement key, as verifiers' claims have it.
+func (i *Issuer) Identity() (attestation.Identity, error) {
+	if i.ek == nil {
+		return attestation.Identity{}, errors.New("tpm: the issuer was not made by NewIssuer")
+	}
+	key, err := parseEndorsementKey(i.ek.public)
+	if err != nil {
+		return attestation.Identity{}, fmt.Errorf("tpm: the endorsement key: %w", err)
+	}
+	return identity(key)
+}
+
 // Close removes the keys from the TPM. The issuer cannot be used any more.
 func (i *Issuer) Close() error {
 	i.mu.Lock()

@@ -53,6 +53,8 @@ type Opened struct {
 	UUID   string `json:"uuid"`
 	Number uint64 `json:"number"`
 	ID     string `json:"id"`
+	// KeyVersion is that of the key which opened it.
+	KeyVersion uint32 `json:"key_version"`
 }
 
 // Entry is something that happened.

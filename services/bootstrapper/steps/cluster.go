@@ -93,12 +93,20 @@ func (a *APIServer) Run(ctx context.Context, report Report) (Outcome, error) {
 	return Done, nil
 }
 
+// Members are the machines that the cluster knows as its nodes.
+type Members interface {
+	// Enter makes sure that this machine is known, with its state disk as it was opened.
+	Enter(ctx context.Context) (Outcome, error)
+}
+
 // Services has kubeadm do what needs the API server, and applies the cluster's own
-// services, once: later they are the cluster's to change.
+// services, once: later they are the cluster's to change. The machine had nobody whom it
+// could ask to let it in, or to remember its disk, so it enters itself, each time.
 type Services struct {
 	Cluster Cluster
 	Units   Units
 	Marks   Marks
+	Members Members
 }
 
 // ID implements [Step].
@@ -126,7 +134,12 @@ func (s *Services) Run(ctx context.Context, report Report) (Outcome, error) {
 			return outcome, err
 		}
 	}
-	return outcome, nil
+	report("this machine among the nodes", 0, 0)
+	entered, err := s.Members.Enter(ctx)
+	if err != nil {
+		return Done, fmt.Errorf("enter the machine among the cluster's nodes: %w", err)
+	}
+	return both(outcome, entered), nil
 }
 
 // Node waits until the node is ready and the cluster's services run on it.

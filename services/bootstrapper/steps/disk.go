@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/constellation-os/constellation/disk"
+	"github.com/constellation-os/constellation/keys"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 	"github.com/constellation-os/constellation/services/api/diskmapper"
 	"github.com/constellation-os/constellation/services/bootstrapper/journal"
@@ -118,9 +119,8 @@ func (d *Disk) open(ctx context.Context, report Report) error {
 
 // unlock opens the disk with one of its keys.
 func (d *Disk) unlock(ctx context.Context, uuid, format string) error {
-	w := &noted{d.Witness, d.Opening}
-	return d.Keys.Try(ctx, uuid, func(key []byte) (other bool, err error) {
-		err = d.Mapper.Open(ctx, key, format, w)
+	return d.Keys.Try(ctx, uuid, func(key []byte, version keys.Version) (other bool, err error) {
+		err = d.Mapper.Open(ctx, key, format, &noted{d.Witness, version, d.Opening})
 		return format == "" && d.unauthentic(err), err
 	})
 }
@@ -128,7 +128,8 @@ func (d *Disk) unlock(ctx context.Context, uuid, format string) error {
 // noted is a witness whose judgement is taken down before the disk goes on.
 type noted struct {
 	disk.Witness
-	note func(journal.Opened) error
+	version keys.Version
+	note    func(journal.Opened) error
 }
 
 // Advance implements [disk.Witness].
@@ -136,7 +137,7 @@ func (n *noted) Advance(ctx context.Context, uuid string, from, to disk.Generati
 	if err := n.Witness.Advance(ctx, uuid, from, to); err != nil {
 		return err
 	}
-	return n.note(journal.Opened{UUID: uuid, Number: to.Number, ID: to.ID})
+	return n.note(journal.Opened{UUID: uuid, Number: to.Number, ID: to.ID, KeyVersion: uint32(n.version)})
 }
 
 // unauthentic is the diskmapper's reason for a header that the key does not fit.

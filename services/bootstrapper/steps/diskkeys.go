@@ -15,10 +15,10 @@ import (
 
 // DiskKeys has the key of a state disk.
 type DiskKeys interface {
-	// Try calls try with the disk's key. If try says that it is another's, because the
+	// Try calls try with the disk's key, and the key's version. If try says that it is another's, because the
 	// disk does not say of which version its key is, older versions follow. It returns
 	// the last error of try.
-	Try(ctx context.Context, uuid string, try func(key []byte) (other bool, err error)) error
+	Try(ctx context.Context, uuid string, try func(key []byte, version keys.Version) (other bool, err error)) error
 }
 
 // MasterKeys are those that follow from a master secret, the newest version first.
@@ -27,14 +27,14 @@ type MasterKeys struct {
 }
 
 // Try implements [DiskKeys].
-func (m MasterKeys) Try(ctx context.Context, uuid string, try func([]byte) (bool, error)) (err error) {
+func (m MasterKeys) Try(ctx context.Context, uuid string, try func([]byte, keys.Version) (bool, error)) (err error) {
 	for _, version := range slices.Backward(m.Keyring.Versions()) {
 		key, keyErr := keys.Get[keys.StateDisk](ctx, m.Keyring, uuid, disk.KeySize, version)
 		if keyErr != nil {
 			return fmt.Errorf("derive the state disk's key: %w", keyErr)
 		}
 		other := false
-		key.Use(func(b []byte) { other, err = try(b) })
+		key.Use(func(b []byte) { other, err = try(b, version) })
 		key.Wipe()
 		if !other {
 			break
@@ -47,14 +47,16 @@ func (m MasterKeys) Try(ctx context.Context, uuid string, try func([]byte) (bool
 type TicketKey struct {
 	UUID string
 	Key  []byte
+	// Version is the key's; 0 if nobody said.
+	Version keys.Version
 }
 
 // Try implements [DiskKeys].
-func (t TicketKey) Try(_ context.Context, uuid string, try func([]byte) (bool, error)) error {
+func (t TicketKey) Try(_ context.Context, uuid string, try func([]byte, keys.Version) (bool, error)) error {
 	if uuid != t.UUID {
 		return failure("Leave the machine the disk that it has asked with.", "the state disk is %s, and the ticket is for %s", uuid, t.UUID)
 	}
-	_, err := try(t.Key)
+	_, err := try(t.Key, t.Version)
 	return err
 }
 
@@ -71,7 +73,7 @@ func (d *Disk) Fits(ctx context.Context) error {
 	}
 	// The diskmapper asks the witness once the header is authenticated, and goes on only
 	// if it accepts.
-	err = d.Keys.Try(ctx, found.Uuid, func(key []byte) (bool, error) {
+	err = d.Keys.Try(ctx, found.Uuid, func(key []byte, _ keys.Version) (bool, error) {
 		err := d.Mapper.Open(ctx, key, "", undecided{})
 		return d.unauthentic(err), err
 	})

@@ -55,6 +55,7 @@ type machine struct {
 	fetched    bool
 	finished   bool
 	applied    bool
+	member     journal.Opened // the disk that the cluster knows to be this machine's
 
 	// How often something happened that must not happen twice, and what must not happen at all.
 	extends, formats, made int
@@ -310,6 +311,27 @@ func (m *machine) Apply(context.Context, Report) error {
 	})
 }
 
+// members is the cluster's list; the journal knows which disk is open.
+type members struct {
+	*machine
+	journal *journal.Journal
+}
+
+func (m members) Enter(context.Context) (outcome Outcome, err error) {
+	return outcome, m.do("enter", func() error {
+		m.must(m.applied, "entered before there was a place for it")
+		o := m.journal.Opened()
+		if o == nil {
+			return errors.New("the journal knows no disk")
+		}
+		if m.member == *o {
+			outcome = Skipped
+		}
+		m.member = *o
+		return nil
+	})
+}
+
 func (m *machine) Await(context.Context, Report) error {
 	return m.do("await", func() error {
 		m.must(m.applied, "waited for services that were not applied")
@@ -470,7 +492,7 @@ func rest(m *machine, ring *keys.Keyring, j *journal.Journal) []Step {
 			return map[string][]byte{kubeadmConfig: []byte("configuration")}, nil
 		}},
 		&APIServer{Cluster: m, Units: m},
-		&Services{Cluster: m, Units: m, Marks: j},
+		&Services{Cluster: m, Units: m, Marks: j, Members: members{m, j}},
 		&Node{Cluster: m},
 	}
 }

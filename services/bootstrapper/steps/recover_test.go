@@ -39,7 +39,7 @@ func TestRecover(t *testing.T) {
 		t.Fatal(err)
 	}
 	finished(t, m)
-	if got, want := outcomes(events), "1D 2D 3S 4D 5D 6D 7D 8S 9S"; got != want {
+	if got, want := outcomes(events), "1D 2D 3S 4D 5D 6D 7D 8D 9S"; got != want {
 		t.Errorf("the steps ended %s, want %s", got, want)
 	}
 	if m.made != 1 || m.boot.Node != "node" || m.boot.Request != "" && m.boot.Request != "request" {

@@ -42,6 +42,9 @@ func finished(t *testing.T, m *machine) {
 	for _, wrong := range m.wrong {
 		t.Error(wrong)
 	}
+	if want := (journal.Opened{UUID: m.uuid, Number: m.generation.Number, ID: m.generation.ID, KeyVersion: 1}); m.member != want {
+		t.Errorf("the cluster knows %+v, and the machine has %+v", m.member, want)
+	}
 	if m.formats != 1 {
 		t.Errorf("the disk was formatted %d times", m.formats)
 	}
@@ -87,7 +90,7 @@ func TestAllSteps(t *testing.T) {
 			t.Fatal(err)
 		}
 		finished(t, m)
-		if got, want := outcomes(events), "1D 2D 3S 4D 5D 6D 7D 8S 9S"; got != want {
+		if got, want := outcomes(events), "1D 2D 3S 4D 5D 6D 7D 8D 9S"; got != want {
 			t.Errorf("the steps ended %s, want %s", got, want)
 		}
 	})

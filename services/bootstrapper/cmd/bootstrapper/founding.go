@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/constellation-os/constellation/attestation/policy"
 	"github.com/constellation-os/constellation/disk"
 	"github.com/constellation-os/constellation/kubernetes/componentset"
 	"github.com/constellation-os/constellation/kubernetes/kubeadm"
@@ -19,6 +20,7 @@ import (
 	"github.com/constellation-os/constellation/services/bootstrapper"
 	"github.com/constellation-os/constellation/services/bootstrapper/node"
 	"github.com/constellation-os/constellation/services/bootstrapper/steps"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 )
 
 // What a node needs of a component set, beyond the images of its manifests.
@@ -73,6 +75,16 @@ func services(r *bootstrapper.Request, set *componentset.Set) ([]*unstructured.U
 	})
 }
 
+// settings are what JoinService reads: the policy, and what it tells machines.
+func settings(r *bootstrapper.Request) []*unstructured.Unstructured {
+	cluster := &parameters.Cluster{
+		Name: r.ClusterName, Endpoint: r.Endpoint, APIServerNames: r.APIServerNames,
+		PodNetwork: r.Network.Pods.String(), ServiceNetwork: r.Network.Services.String(),
+		Salt: r.Keyring.Salt(), Components: r.ComponentSet, Sources: r.Sources,
+	}
+	return []*unstructured.Unstructured{parameters.PolicyConfigMap(r.Policy), cluster.ConfigMap()}
+}
+
 // founding makes the steps of a cluster's first node. Nobody remembers the generation of
 // its disk yet.
 func (m *machine) founding(r *bootstrapper.Request) ([]steps.Step, error) {
@@ -101,8 +113,13 @@ func (m *machine) controlPlane(r *bootstrapper.Request) ([]steps.Step, error) {
 	delivery := &node.Delivery{Set: set, Sources: r.Sources}
 	files := node.Files(root)
 	cluster := &node.Cluster{Config: node.LocalConfig, Node: r.NodeName, Boot: boot, Objects: func() ([]*unstructured.Unstructured, error) {
-		return services(r, set)
+		objects, err := services(r, set)
+		return append(objects, settings(r)...), err
 	}}
+	members := &node.Membership{
+		Objects: node.LocalObjects, Device: m.device, Name: r.NodeName, Role: policy.ControlPlane,
+		Address: node.Address, Opened: m.journal.Opened,
+	}
 	return []steps.Step{
 		&steps.Components{Delivery: delivery},
 		&steps.Runtime{Units: m.units, Delivery: delivery},
@@ -111,7 +128,7 @@ func (m *machine) controlPlane(r *bootstrapper.Request) ([]steps.Step, error) {
 			return configuration(r, set, node.Address)
 		}},
 		&steps.APIServer{Cluster: cluster, Units: m.units},
-		&steps.Services{Cluster: cluster, Units: m.units, Marks: m.journal},
+		&steps.Services{Cluster: cluster, Units: m.units, Marks: m.journal, Members: members},
 		&steps.Node{Cluster: cluster},
 	}, nil
 }

@@ -93,15 +93,15 @@ func run(ctx context.Context, log *slog.Logger) error {
 	if !ok {
 		return fmt.Errorf("the flavour %q of the image is unknown", image.Flavour)
 	}
-	device, err := linuxtpm.Open(tpmDevice)
+	chip, err := linuxtpm.Open(tpmDevice)
 	if errors.Is(err, fs.ErrNotExist) {
 		return errors.New("this machine has no TPM 2.0: it can prove to nobody what it booted, and joins no cluster")
 	}
 	if err != nil {
 		return fmt.Errorf("open the TPM: %w", err)
 	}
-	defer device.Close()
-	issuer, err := tpm.NewIssuer(device, tpm.IssuerOptions{EventLog: func() ([]byte, error) { return os.ReadFile(eventLog) }})
+	defer chip.Close()
+	issuer, err := tpm.NewIssuer(chip, tpm.IssuerOptions{EventLog: func() ([]byte, error) { return os.ReadFile(eventLog) }})
 	if err != nil {
 		return err
 	}
@@ -123,7 +123,11 @@ func run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	defer mapper.Close()
-	m := &machine{journal: j, mapper: mapper, units: &node.Systemd{Systemctl: "/usr/bin/systemctl", Journalctl: "/usr/bin/journalctl"}}
+	device, err := issuer.Identity()
+	if err != nil {
+		return err
+	}
+	m := &machine{device: device, journal: j, mapper: mapper, units: &node.Systemd{Systemctl: "/usr/bin/systemctl", Journalctl: "/usr/bin/journalctl"}}
 	server := service(ctx, image, surroundings(), m)
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=Waiting on port "+strconv.Itoa(bootstrapper.Port)); err != nil {
 		return fmt.Errorf("notify systemd: %w", err)

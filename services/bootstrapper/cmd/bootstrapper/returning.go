@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/disk"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 	"github.com/constellation-os/constellation/services/api/diskmapper"
@@ -28,6 +29,8 @@ type machine struct {
 	journal *journal.Journal
 	mapper  grpc.ClientConnInterface
 	units   *node.Systemd
+	// device is what others know the machine by.
+	device attestation.Identity
 }
 
 // stateDisk opens the disk for a node.
