@@ -5,7 +5,9 @@
 package tpm
 
 import (
+	"bytes"
 	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +95,11 @@ func TestSoftwareTPM(t *testing.T) {
 	}
 	if claims.Image != "image" || len(claims.PCRs) != 2 || claims.Boot.Restarts != 0 || !claims.Properties.Proven(attestation.PropertyResident) {
 		t.Errorf("claims are %+v", claims)
+	}
+	if id, err := one.Identity(); err != nil || !slices.EqualFunc([]attestation.Identity{id}, claims.Identities, func(a, b attestation.Identity) bool {
+		return a.Kind == b.Kind && bytes.Equal(a.Value, b.Value)
+	}) {
+		t.Errorf("the issuer says that it is %v, %v, and the claims %v", id, err, claims.Identities)
 	}
 
 	t.Run("V7: a second honest TPM with the same registers", func(t *testing.T) {
