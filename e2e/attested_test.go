@@ -41,6 +41,7 @@ const answerDeadline = 2 * time.Minute
 type owner struct {
 	network  *network.Network
 	verifier attestation.Verifier
+	policy   []byte
 }
 
 // newOwner trusts what p predicts, on TPMs that the authority in the folder
@@ -71,7 +72,7 @@ func newOwner(t *testing.T, n *network.Network, p *measurements.Prediction, auth
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &owner{n, v}
+	return &owner{n, v, document}
 }
 
 // ask verifies the machine and asks for its status. It returns how the handshake

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -67,6 +68,7 @@ type founder struct {
 	ring       *keys.Keyring
 	images     map[string]string
 	bundle     *source
+	policy     []byte // the cluster's, by which the machine was verified last
 	server     string // HOST:PORT of this computer at which the API server is
 }
 
@@ -105,6 +107,7 @@ func newFounder(t *testing.T) *founder {
 		InitSecret: f.secret, Keys: &api.InitRequest_MasterSecret{MasterSecret: f.master}, ApiServerNames: []string{"127.0.0.1"},
 		NodeName: nodeName, ComponentSet: b.Set().Encode(), Sources: []string{fmt.Sprintf("http://%s:%d", network.Gateway, bundlePort)},
 		Endpoint: fmt.Sprintf("%s:%d", nodeAddress, apiPort), PodNetwork: "10.244.0.0/16", ServiceNetwork: "10.96.0.0/12", ClusterName: "e2e",
+		Schedulable: true,
 	}
 	f.bundle = &source{good: b.Handler()}
 	f.serve(t, bundlePort, f.bundle)
@@ -192,6 +195,10 @@ func (f *founder) initWatched(t *testing.T, owned bool, watch func(*api.Progress
 // send sends an Init and reads what comes.
 func (f *founder) send(ctx context.Context, t *testing.T, conn *grpc.ClientConn, request *api.InitRequest, watch func(*api.Progress)) (*api.Result, error) {
 	t.Helper()
+	if request.Policy == nil {
+		request = proto.CloneOf(request)
+		request.Policy = f.policy
+	}
 	stream, err := api.NewBootstrapperClient(conn).Init(ctx, request, grpc.WaitForReady(true))
 	if err != nil {
 		return nil, err
@@ -236,6 +243,7 @@ func (f *founder) dial(ctx context.Context, _ string) (net.Conn, error) {
 func (f *founder) connectBy(t *testing.T, p *measurements.Prediction, dial func(context.Context, string) (net.Conn, error), ended func(error)) *grpc.ClientConn {
 	t.Helper()
 	o := newOwner(t, f.network, p, f.authority)
+	f.policy = o.policy
 	channel, err := atls.ClientVerify([]attestation.Verifier{o.verifier}, atls.Options{Observe: func(o atls.Outcome) { ended(o.Err) }})
 	if err != nil {
 		t.Fatal(err)

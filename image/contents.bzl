@@ -17,6 +17,7 @@ BINARIES = {
 }
 
 FILES = {
+    "//kubernetes/images:services": "usr/lib/constellation/services.txt",
     "//services/bootstrapper:bootstrapper.service": "usr/lib/systemd/system/bootstrapper.service",
     "//services/bootstrapper/units:kubeadm-files.service": "usr/lib/systemd/system/kubeadm-files.service",
     "//services/bootstrapper/units:kubeadm-finish.service": "usr/lib/systemd/system/kubeadm-finish.service",

@@ -438,3 +438,21 @@ func TestProgress(t *testing.T) {
 		t.Errorf("interrupted: %v", err)
 	}
 }
+
+// TestPins: they are what a bundle has of the same images.
+func TestPins(t *testing.T) {
+	contents := bundletest.Contents(t)
+	pins, err := bundle.Pins(contents.Images[1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, b := made(t, func(c *bundle.Contents) { *c = contents })
+	if pause, _ := b.Set().Image("pause"); len(pins) != 1 || pins["pause"] != pause.Digest {
+		t.Errorf("pinned %v, and the bundle has %v", pins, pause)
+	}
+	contents.Images[1].User = "0:0"
+	changed, err := bundle.Pins(contents.Images[1:])
+	if err != nil || changed.Check(b.Set()) == nil {
+		t.Errorf("another image has the same digest: %v, %v", changed, err)
+	}
+}

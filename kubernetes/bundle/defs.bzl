@@ -147,3 +147,29 @@ component_bundle = rule(
     },
     doc = "A component set and all of its content, in one folder.",
 )
+
+def _image_pins_impl(ctx):
+    out = ctx.actions.declare_file(ctx.label.name + ".txt")
+    images = ctx.actions.declare_file(ctx.label.name + ".images.json")
+    ctx.actions.write(images, json.encode_indent([image[ImageInfo].content for image in ctx.attr.images]))
+    arguments = ctx.actions.args()
+    arguments.add("-images", images)
+    arguments.add("-out", out)
+    ctx.actions.run(
+        executable = ctx.executable._mkpins,
+        arguments = [arguments],
+        inputs = depset([images], transitive = [depset(image[ImageInfo].layers) for image in ctx.attr.images]),
+        outputs = [out],
+        mnemonic = "Pins",
+        progress_message = "Pins %{label}",
+    )
+    return [DefaultInfo(files = depset([out]), runfiles = ctx.runfiles([out]))]
+
+image_pins = rule(
+    implementation = _image_pins_impl,
+    attrs = {
+        "images": attr.label_list(mandatory = True, providers = [ImageInfo]),
+        "_mkpins": attr.label(default = "//kubernetes/bundle/mkpins", executable = True, cfg = "exec"),
+    },
+    doc = "The digests that images have in bundles, for the node's own image.",
+)

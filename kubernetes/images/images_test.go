@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -22,6 +23,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/constellation-os/constellation/kubernetes/bundle"
+	"github.com/constellation-os/constellation/kubernetes/componentset"
 	"github.com/constellation-os/constellation/kubernetes/install"
 	"github.com/constellation-os/constellation/kubernetes/oci"
 )
@@ -115,6 +117,24 @@ func TestBundle(t *testing.T) {
 		t.Errorf("images %v, want %v", images, want)
 	}
 	t.Logf("%d bytes, %s", b.Size(), b.Set().Digest())
+}
+
+// TestServices: the digests that the node's image is built with are those of the bundle.
+func TestServices(t *testing.T) {
+	data, err := os.ReadFile(os.Getenv("CONSTELLATION_SERVICES"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pins, err := componentset.ParsePins(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := slices.Sorted(maps.Keys(pins)), []string{"joinservice", "keyservice", "verificationservice"}; !slices.Equal(got, want) {
+		t.Errorf("digests of %v, want %v", got, want)
+	}
+	if err := pins.Check(open(t).Set()); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestContents: an image starts a program that is there, which is all that it needs,

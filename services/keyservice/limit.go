@@ -16,7 +16,9 @@ type Limits struct {
 	Connections int `json:"connections"`
 }
 
-// DefaultLimits fit a cluster of some hundred nodes that all restart at once.
+// DefaultLimits fit a cluster of some thousand nodes that all restart at once. A join is
+// one request of JoinService's account, of which an instance makes some hundred in a
+// second for each processor; the service answers ten thousand (docs/benchmarks.md).
 func DefaultLimits() Limits {
-	return Limits{CallerRate: 200, CallerBurst: 400, ReviewRate: 20, ReviewBurst: 40, Connections: 1024}
+	return Limits{CallerRate: 1000, CallerBurst: 2000, ReviewRate: 20, ReviewBurst: 40, Connections: 1024}
 }

@@ -30,10 +30,13 @@ var (
 )
 
 // check refuses what the steps would fail with, before anything has happened, on a node
-// with that address.
-func check(r *bootstrapper.Request, address func() (netip.Addr, error)) error {
+// with that address, and a set with other services of ours than the image was built with.
+func check(r *bootstrapper.Request, pins componentset.Pins, address func() (netip.Addr, error)) error {
 	set, err := componentset.Parse(r.ComponentSet)
 	if err != nil {
+		return fmt.Errorf("component_set: %w", err)
+	}
+	if err := pins.Check(set); err != nil {
 		return fmt.Errorf("component_set: %w", err)
 	}
 	for _, name := range append(manifests.Images(), neededImages...) {
@@ -112,7 +115,7 @@ func (m *machine) controlPlane(r *bootstrapper.Request) ([]steps.Step, error) {
 	}
 	delivery := &node.Delivery{Set: set, Sources: r.Sources}
 	files := node.Files(root)
-	cluster := &node.Cluster{Config: node.LocalConfig, Node: r.NodeName, Boot: boot, Objects: func() ([]*unstructured.Unstructured, error) {
+	cluster := &node.Cluster{Config: node.LocalConfig, Node: r.NodeName, Booted: node.Booted, Objects: func() ([]*unstructured.Unstructured, error) {
 		objects, err := services(r, set)
 		return append(objects, settings(r)...), err
 	}}
@@ -132,8 +135,6 @@ func (m *machine) controlPlane(r *bootstrapper.Request) ([]steps.Step, error) {
 		&steps.Node{Cluster: cluster},
 	}, nil
 }
-
-func boot() (node.Boot, error) { return node.CurrentBoot(root) }
 
 // register is PCR 15.
 var register = &node.Register{Open: openTPM}

@@ -35,6 +35,21 @@ func set(t *testing.T, version, without string) []byte {
 	return s.Encode()
 }
 
+// other makes a set with another image of a service.
+func other(t *testing.T, name string) []byte {
+	t.Helper()
+	s, err := componentset.Parse(set(t, "v1.37.2", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range s.Components {
+		if c.Name == name {
+			s.Components[i].Digest = "sha256:" + strings.Repeat("f", 64)
+		}
+	}
+	return s.Encode()
+}
+
 func TestCheck(t *testing.T) {
 	n, err := network.Parse("10.244.0.0/16", "10.96.0.0/12")
 	if err != nil {
@@ -52,6 +67,9 @@ func TestCheck(t *testing.T) {
 		{"complete", set(t, "v1.37.2", ""), at("10.77.0.10"), ""},
 		{"not a set", []byte("{}"), at("10.77.0.10"), "component_set: component set: the format is not"},
 		{"no name server", set(t, "v1.37.2", "coredns"), at("10.77.0.10"), "component_set: it has no image coredns"},
+		{"another JoinService", other(t, "joinservice"), at("10.77.0.10"),
+			"component_set: image joinservice is sha256:" + strings.Repeat("f", 64) + ", and not the image that this node's own image was built with: that is " + digest},
+		{"no VerificationService", set(t, "v1.37.2", "verificationservice"), at("10.77.0.10"), "component_set: it has no image verificationservice"},
 		{"no pause", set(t, "v1.37.2", "pause"), at("10.77.0.10"), "component_set: it has no image pause"},
 		{"no kubeadm", set(t, "v1.37.2", "kubeadm"), at("10.77.0.10"), "component_set: it has no program kubeadm to be installed as bin/kubeadm"},
 		{"kubelet elsewhere", []byte(strings.Replace(string(set(t, "v1.37.2", "")), "bin/kubelet", "sbin/kubelet", 1)), at("10.77.0.10"),
@@ -61,7 +79,8 @@ func TestCheck(t *testing.T) {
 		{"no address", set(t, "v1.37.2", ""), func() (netip.Addr, error) { return netip.Addr{}, errors.New("no address") }, "no address"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			err := check(&bootstrapper.Request{NodeName: "node", ClusterName: "cluster", ComponentSet: tc.set, Endpoint: "10.77.0.10:6443", Network: n}, tc.address)
+			pins := componentset.Pins{"joinservice": digest, "keyservice": digest, "verificationservice": digest}
+			err := check(&bootstrapper.Request{NodeName: "node", ClusterName: "cluster", ComponentSet: tc.set, Endpoint: "10.77.0.10:6443", Network: n}, pins, tc.address)
 			if tc.says == "" && err != nil || tc.says != "" && (err == nil || !strings.Contains(err.Error(), tc.says)) {
 				t.Errorf("got %v, want %q", err, tc.says)
 			}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/constellation-os/constellation/attestation/atls"
 	"github.com/constellation-os/constellation/attestation/tpm"
+	"github.com/constellation-os/constellation/kubernetes/componentset"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 	"github.com/constellation-os/constellation/services/bootstrapper"
 	"github.com/constellation-os/constellation/services/bootstrapper/journal"
@@ -37,10 +38,11 @@ import (
 
 // Where Linux has what the service reads.
 const (
-	tpmDevice = "/dev/tpmrm0"
-	eventLog  = "/sys/kernel/security/tpm0/binary_bios_measurements"
-	osRelease = "/usr/lib/os-release"
-	root      = "/"
+	tpmDevice    = "/dev/tpmrm0"
+	eventLog     = "/sys/kernel/security/tpm0/binary_bios_measurements"
+	osRelease    = "/usr/lib/os-release"
+	servicesFile = "/usr/lib/constellation/services.txt" // digests of our own
+	root         = "/"
 )
 
 // Where the node's journal is: until a reboot, and on the state disk.
@@ -127,7 +129,11 @@ func run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	m := &machine{device: device, journal: j, mapper: mapper, units: &node.Systemd{Systemctl: "/usr/bin/systemctl", Journalctl: "/usr/bin/journalctl"}}
+	pins, err := readPins()
+	if err != nil {
+		return err
+	}
+	m := &machine{device: device, pins: pins, journal: j, mapper: mapper, units: &node.Systemd{Systemctl: "/usr/bin/systemctl", Journalctl: "/usr/bin/journalctl"}}
 	server := service(ctx, image, surroundings(), m)
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=Waiting on port "+strconv.Itoa(bootstrapper.Port)); err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
@@ -148,7 +154,7 @@ func service(ctx context.Context, image bootstrapper.Image, surroundings provide
 			return self.InitSecretHash, err
 		},
 		Journal: m.journal,
-		Check:   func(r *bootstrapper.Request) error { return check(r, node.Address) },
+		Check:   func(r *bootstrapper.Request) error { return check(r, m.pins, node.Address) },
 		Steps:   m.founding, Recovery: m.recovery, Disk: m.look,
 		Kubeconfig: kubernetes.Admin, Logs: logs(m.units),
 		Say: func(line string) { fmt.Println(line) },
@@ -174,6 +180,15 @@ func watch(ctx context.Context, s *bootstrapper.Server) {
 			}
 		}
 	}
+}
+
+// readPins reads the digests of the services that the image was built with.
+func readPins() (componentset.Pins, error) {
+	data, err := os.ReadFile(servicesFile)
+	if err != nil {
+		return nil, fmt.Errorf("read which services the image was built with: %w", err)
+	}
+	return componentset.ParsePins(data)
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/disk"
+	"github.com/constellation-os/constellation/kubernetes/componentset"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 	"github.com/constellation-os/constellation/services/api/diskmapper"
 	"github.com/constellation-os/constellation/services/bootstrapper"
@@ -31,6 +32,8 @@ type machine struct {
 	units   *node.Systemd
 	// device is what others know the machine by.
 	device attestation.Identity
+	// pins are the digests of the services that the image was built with.
+	pins componentset.Pins
 }
 
 // stateDisk opens the disk for a node.
