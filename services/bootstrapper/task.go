@@ -31,6 +31,24 @@ type Task struct {
 // key tells whether two tasks are the same.
 func (t *Task) key() string { return t.Name + "/" + t.Fingerprint }
 
+// Join does a task for which a cluster has let the machine in, and returns when it has
+// ended. An error has a Problem: of REASON_BUSY if the node is at work for somebody else.
+func (s *Server) Join(t *Task) error {
+	t.Name = taskJoin
+	j, err := s.begin(t)
+	if err != nil {
+		return err
+	}
+	return j.watch(s.work, func(*api.InitResponse) error { return nil })
+}
+
+// Member says whether the node is part of a cluster.
+func (s *Server) Member() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status.State == api.State_STATE_MEMBER
+}
+
 // begin starts a job for the task, or finds the one that is at work on it.
 func (s *Server) begin(t *Task) (*job, error) {
 	cluster := t.Cluster.String()

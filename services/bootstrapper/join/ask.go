@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/attestation/atls"
 	"github.com/constellation-os/constellation/attestation/policy"
+	"github.com/constellation-os/constellation/disk"
 	api "github.com/constellation-os/constellation/services/api/joinservice"
 	"github.com/constellation-os/constellation/services/provider"
 )
@@ -159,7 +161,7 @@ func (s *service) call(ctx context.Context, do func(context.Context) error) erro
 		if r, ok := detail.(*api.Refusal); ok {
 			out := &Refusal{Address: s.host(), Reason: r.Reason, Message: st.Message(), Advice: r.Advice}
 			if out.Reason == rolledBack {
-				return errors.Join(out, knownGeneration(r.Known))
+				return &knownError{out, disk.Generation{Number: r.Known.GetNumber(), ID: r.Known.GetId()}}
 			}
 			return out
 		}
@@ -172,7 +174,16 @@ func (s *service) call(ctx context.Context, do func(context.Context) error) erro
 	case st.Code() == codes.DeadlineExceeded:
 		return fmt.Errorf("%s does not answer within %v", s.host(), requestTime)
 	}
-	return fmt.Errorf("%s: %s", s.host(), st.Message())
+	return fmt.Errorf("%s: %s", s.host(), plain(st.Message()))
+}
+
+// plain is what gRPC says of a connection that there is not, without its wrapping.
+func plain(message string) string {
+	_, inner, found := strings.Cut(message, "Error while dialing: ")
+	if !found {
+		return message
+	}
+	return strings.TrimSuffix(inner, `"`)
 }
 
 // host is the address for people: the port is always the same.

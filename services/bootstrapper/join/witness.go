@@ -57,7 +57,7 @@ func (w *witness) Advance(ctx context.Context, uuid string, from, to disk.Genera
 		}
 	}
 	if known := (*knownError)(nil); errors.As(err, &known) {
-		return errors.Join(&disk.RollbackError{UUID: uuid, Disk: from, Known: known.generation}, err)
+		return fmt.Errorf("%w: %w", known.refusal, &disk.RollbackError{UUID: uuid, Disk: from, Known: known.generation})
 	}
 	return err
 }
@@ -79,17 +79,17 @@ func generation(g disk.Generation) *api.Generation {
 	return &api.Generation{Number: g.Number, Id: g.ID}
 }
 
-// knownError is what comes with a refusal of an older copy.
-type knownError struct{ generation disk.Generation }
+// knownError is a refusal of an older copy, with what the cluster knows.
+type knownError struct {
+	refusal    *Refusal
+	generation disk.Generation
+}
 
 // Error implements error.
-func (k *knownError) Error() string {
-	return fmt.Sprintf("the cluster knows generation %d", k.generation.Number)
-}
+func (k *knownError) Error() string { return k.refusal.Error() }
 
-func knownGeneration(g *api.Generation) error {
-	return &knownError{disk.Generation{Number: g.GetNumber(), ID: g.GetId()}}
-}
+// Unwrap returns the refusal.
+func (k *knownError) Unwrap() error { return k.refusal }
 
 // reasonOf is a refusal's reason, or nothing.
 func reasonOf(err error) string {

@@ -73,7 +73,12 @@ func Replace(path string, content []byte) (err error) {
 	if err := os.Rename(next, path); err != nil {
 		return errors.Join(err, os.Remove(next))
 	}
-	folder, err := os.Open(dir)
+	return SyncFolder(dir)
+}
+
+// SyncFolder brings a folder's entries to its disk.
+func SyncFolder(path string) error {
+	folder, err := os.Open(path)
 	if err != nil {
 		return err
 	}

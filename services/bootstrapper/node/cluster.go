@@ -38,7 +38,7 @@ type Cluster struct {
 	// Node is this node's name, Booted when it did.
 	Node   string
 	Booted func() (time.Time, error)
-	// Objects are the cluster's own services.
+	// Objects are the cluster's own services; nil where they are nothing to wait for.
 	Objects func() ([]*unstructured.Unstructured, error)
 }
 
@@ -54,6 +54,18 @@ func LocalConfig() (*rest.Config, error) {
 		return nil, err
 	}
 	config.Host = "https://" + net.JoinHostPort(address.String(), strconv.Itoa(apiServerPort))
+	config.Timeout = requestTime
+	config.UserAgent = "constellation-bootstrapper"
+	return config, nil
+}
+
+// KubeletConfig is kubelet's own configuration: for a worker, which may ask for its node
+// and little else.
+func KubeletConfig() (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeletConfig)
+	if err != nil {
+		return nil, err
+	}
 	config.Timeout = requestTime
 	config.UserAgent = "constellation-bootstrapper"
 	return config, nil
@@ -161,6 +173,9 @@ func (c *Cluster) Apply(ctx context.Context, report steps.Report) error {
 
 // Await implements steps.Cluster.
 func (c *Cluster) Await(ctx context.Context, report steps.Report) error {
+	if c.Objects == nil {
+		return nil
+	}
 	booted, err := c.Booted()
 	if err != nil {
 		return err

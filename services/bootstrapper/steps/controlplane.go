@@ -5,8 +5,6 @@ package steps
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 )
@@ -101,13 +99,5 @@ func (c *ControlPlane) configure() (Outcome, error) {
 	if err != nil {
 		return Done, fmt.Errorf("make kubeadm's configuration: %w", err)
 	}
-	outcome := Skipped
-	for _, path := range slices.Sorted(maps.Keys(files)) {
-		written, err := c.Files.Write(path, files[path])
-		if err != nil {
-			return Done, err
-		}
-		outcome = both(outcome, written)
-	}
-	return outcome, nil
+	return writeAll(c.Files, files)
 }

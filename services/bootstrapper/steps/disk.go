@@ -119,23 +119,33 @@ func (d *Disk) open(ctx context.Context, report Report) error {
 
 // unlock opens the disk with one of its keys.
 func (d *Disk) unlock(ctx context.Context, uuid, format string) error {
-	return d.Keys.Try(ctx, uuid, func(key []byte, version keys.Version) (other bool, err error) {
-		err = d.Mapper.Open(ctx, key, format, &noted{d.Witness, version, d.Opening})
+	w := &noted{Witness: d.Witness, note: d.Opening}
+	err := d.Keys.Try(ctx, uuid, func(key []byte, version keys.Version) (other bool, err error) {
+		w.version = version
+		err = d.Mapper.Open(ctx, key, format, w)
 		return format == "" && d.unauthentic(err), err
 	})
+	if old := (*disk.RollbackError)(nil); errors.As(w.refused, &old) {
+		return failure(adviceRolledBack, "%w", w.refused)
+	}
+	return err
 }
+
+const adviceRolledBack = "Somebody has put back an older copy of the disk. Give the machine the newest copy, or a blank disk."
 
 // noted is a witness whose judgement is taken down before the disk goes on.
 type noted struct {
 	disk.Witness
 	version keys.Version
 	note    func(journal.Opened) error
+	// refused is why the disk may not go on, in the witness's words.
+	refused error
 }
 
 // Advance implements [disk.Witness].
 func (n *noted) Advance(ctx context.Context, uuid string, from, to disk.Generation) error {
-	if err := n.Witness.Advance(ctx, uuid, from, to); err != nil {
-		return err
+	if n.refused = n.Witness.Advance(ctx, uuid, from, to); n.refused != nil {
+		return n.refused
 	}
 	return n.note(journal.Opened{UUID: uuid, Number: to.Number, ID: to.ID, KeyVersion: uint32(n.version)})
 }
@@ -149,8 +159,8 @@ func (d *Disk) unauthentic(err error) bool {
 
 // explain adds what can be done about an error of the diskmapper.
 func (d *Disk) explain(err error) error {
-	if err == nil {
-		return nil
+	if known := (*Failure)(nil); err == nil || errors.As(err, &known) {
+		return err
 	}
 	problem := d.Mapper.Problem(err)
 	switch problem.GetReason() {
@@ -159,7 +169,7 @@ func (d *Disk) explain(err error) error {
 	case diskmapper.Problem_REASON_TOO_SMALL:
 		return failure("Give the machine a larger disk.", "%w", err)
 	case diskmapper.Problem_REASON_ROLLED_BACK:
-		return failure("Somebody has put back an older copy of the disk. Give the machine the newest copy, or a blank disk.", "%w", err)
+		return failure(adviceRolledBack, "%w", err)
 	case diskmapper.Problem_REASON_HEADER:
 		if problem.HeaderReason != unauthentic {
 			return failure("The disk's header was changed or is damaged. Give the machine a blank disk.", "%w", err)

@@ -134,14 +134,18 @@ func run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	m := &machine{device: device, pins: pins, journal: j, mapper: mapper, units: &node.Systemd{Systemctl: "/usr/bin/systemctl", Journalctl: "/usr/bin/journalctl"}}
-	server := service(ctx, image, surroundings(), m)
+	around := surroundings()
+	server := service(ctx, image, around, m)
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=Waiting on port "+strconv.Itoa(bootstrapper.Port)); err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
 	fmt.Printf("Waiting for the owner on port %d\n", bootstrapper.Port)
 	go watch(ctx, server)
 	go duties(ctx, j, log)
-	go m.hint(ctx, server)
+	go func() {
+		m.hint(ctx, server)
+		joiner(server, m, around, issuer).Run(ctx)
+	}()
 	return server.Serve(ctx, listener, channel)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/disk"
+	"github.com/constellation-os/constellation/keys"
 	"github.com/constellation-os/constellation/kubernetes/componentset"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 	"github.com/constellation-os/constellation/services/api/diskmapper"
@@ -20,6 +21,7 @@ import (
 	"github.com/constellation-os/constellation/services/bootstrapper/node"
 	"github.com/constellation-os/constellation/services/bootstrapper/record"
 	"github.com/constellation-os/constellation/services/bootstrapper/steps"
+	"github.com/constellation-os/constellation/services/provider"
 )
 
 // nodeRecord is what the node knows of itself, on the state disk.
@@ -37,9 +39,9 @@ type machine struct {
 }
 
 // stateDisk opens the disk for a node.
-func (m *machine) stateDisk(keys steps.DiskKeys, w disk.Witness) *steps.Disk {
+func (m *machine) stateDisk(of steps.DiskKeys, w disk.Witness) *steps.Disk {
 	return &steps.Disk{
-		Mapper: &node.Mapper{Conn: m.mapper}, Units: m.units, Keys: keys, Witness: w,
+		Mapper: &node.Mapper{Conn: m.mapper}, Units: m.units, Keys: of, Witness: w,
 		Opening: m.journal.Opening, Settle: m.journal.Settle,
 	}
 }
@@ -69,7 +71,15 @@ func (m *machine) comeBack(r *bootstrapper.Recovery) ([]steps.Step, error) {
 		return nil, &steps.Failure{Reason: api.Problem_REASON_OTHER_CLUSTER, Err: fmt.Errorf("the state disk's node belongs to cluster %.8s", n.Cluster),
 			Advice: "Use that cluster's master secret after a reboot."}
 	}
-	request, err := bootstrapper.RequestOf(n, r.Keyring)
+	if n.Role == provider.Worker {
+		return m.worker(n, &node.KubeletCredentials{Root: root})
+	}
+	return m.returning(n, r.Keyring)
+}
+
+// returning makes the steps of a node of the control plane that comes back.
+func (m *machine) returning(n *record.Node, ring *keys.Keyring) ([]steps.Step, error) {
+	request, err := bootstrapper.RequestOf(n, ring)
 	if err != nil {
 		return nil, err
 	}
