@@ -89,6 +89,13 @@ type Node struct {
 // Close ends the connection.
 func (n *Node) Close() error { return n.conn.Close() }
 
+// Ask asks the node how it is now.
+func (n *Node) Ask(ctx context.Context) (*api.StatusResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return n.client.Status(ctx, &api.StatusRequest{})
+}
+
 // Dial connects to an address. It is net.Dialer's or one like it.
 type Dial func(ctx context.Context, address string) (net.Conn, error)
 

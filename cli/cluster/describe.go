@@ -99,6 +99,18 @@ func (s nodeStatus) write(w io.Writer) error {
 	return nil
 }
 
+// Sentence is what a node says it is at.
+func Sentence(s *api.StatusResponse) string {
+	text := strings.ToLower(strings.TrimPrefix(s.State.String(), "STATE_"))
+	if s.Step != api.Step_STEP_UNSPECIFIED {
+		text += ", step " + StepName(s.Step)
+	}
+	if s.Message != "" {
+		text += ": " + printable.Text(s.Message, maxWords)
+	}
+	return text
+}
+
 func parseClusterID(text string) ([]byte, error) {
 	id, err := hex.DecodeString(text)
 	if err != nil || len(id) != measurements.ClusterIDSize {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -24,6 +25,9 @@ type RecoverPlan struct {
 	Config, MasterSecret, InitSecret string
 	// Nodes are the machines of the control plane.
 	Nodes []Address
+	// IfNeeded sends nothing if one of them is a member: it gives the others what they
+	// need. Machines with a blank disk are left out: they join.
+	IfNeeded bool
 	// Verifier makes the verifier; Trust.Verifier if nil.
 	Verifier func(Trust) (attestation.Verifier, error)
 }
@@ -56,6 +60,8 @@ const (
 	OutcomeRecovered Outcome = "recovered"
 	// OutcomeMember: it was a member of the cluster already.
 	OutcomeMember Outcome = "member"
+	// OutcomeBlank: its disk is blank, so that it joins instead.
+	OutcomeBlank Outcome = "blank"
 )
 
 // Recover verifies all machines, and then sends the master secret to those that wait for
@@ -95,36 +101,45 @@ func Recover(ctx context.Context, r *progress.Reporter, p RecoverPlan) (*Recover
 		return nil, err
 	}
 	defer clear(master)
-	nodes, err := verifyAll(ctx, r, v, id[:], p.Nodes)
+	nodes, err := p.verifyAll(ctx, r, v, id[:])
 	defer closeAll(nodes)
 	if err != nil {
 		return nil, err
 	}
+	if p.IfNeeded && slices.ContainsFunc(nodes, isMember) {
+		return nil, ErrMember
+	}
 	request := &api.RecoverRequest{InitSecret: secret, Keys: &api.RecoverRequest_MasterSecret{MasterSecret: master}}
 	out := &Recovered{ClusterID: id.String(), Nodes: make([]RecoveredNode, len(nodes))}
 	return out, inParallel(len(nodes), func(i int) error {
-		out.Nodes[i] = RecoveredNode{p.Nodes[i].Name, p.Nodes[i].Address, OutcomeMember}
-		if nodes[i].Status.State == api.State_STATE_MEMBER {
+		out.Nodes[i] = RecoveredNode{p.Nodes[i].Name, p.Nodes[i].Address, OutcomeRecovered}
+		switch {
+		case isMember(nodes[i]):
+			out.Nodes[i].Outcome = OutcomeMember
 			r.End(p.Nodes[i].Name, progress.Skipped, "it is a member of the cluster: nothing to do")
 			return nil
+		case nodes[i].Status.Disk == api.Disk_DISK_FRESH: // and was let through
+			out.Nodes[i].Outcome = OutcomeBlank
+			return nil
 		}
-		out.Nodes[i].Outcome = OutcomeRecovered
 		return recoverOne(ctx, r, p.Nodes[i].Name, nodes[i], request, id.String())
 	})
 }
 
 // verifyAll verifies the machines at once, and ends with the first that cannot be brought
 // back.
-func verifyAll(ctx context.Context, r *progress.Reporter, v attestation.Verifier, id []byte, addresses []Address) ([]*Node, error) {
+func (p *RecoverPlan) verifyAll(ctx context.Context, r *progress.Reporter, v attestation.Verifier, id []byte) ([]*Node, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	nodes := make([]*Node, len(addresses))
-	err := inParallel(len(addresses), func(i int) error {
-		a := addresses[i]
+	nodes := make([]*Node, len(p.Nodes))
+	err := inParallel(len(p.Nodes), func(i int) error {
+		a := p.Nodes[i]
 		node, err := verify(ctx, r, a.Name+"/verify", v, id, a.Address)
 		if err == nil {
 			nodes[i] = node
-			err = recoverable(a.Name, node.Status)
+			if !p.IfNeeded || node.Status.Disk != api.Disk_DISK_FRESH {
+				err = recoverable(a.Name, node.Status)
+			}
 		}
 		if err != nil {
 			fail(&othersError{err})
@@ -150,6 +165,8 @@ func closeAll(nodes []*Node) {
 		}
 	}
 }
+
+func isMember(n *Node) bool { return n.Status.State == api.State_STATE_MEMBER }
 
 // recoverable says why a machine cannot be brought back; nil if it can, or is back.
 func recoverable(name string, s *api.StatusResponse) error {
@@ -214,8 +231,11 @@ func (r *Recovered) Describe() string {
 	var out strings.Builder
 	for _, n := range r.Nodes {
 		what := "is back"
-		if n.Outcome == OutcomeMember {
+		switch n.Outcome {
+		case OutcomeMember:
 			what = "was there: nothing was sent to it"
+		case OutcomeBlank:
+			what = "has a blank disk: it joins"
 		}
 		fmt.Fprintf(&out, "%s %s\n", n.Name, what)
 	}

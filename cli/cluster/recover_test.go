@@ -87,7 +87,7 @@ func (o *outage) sent() (n int) {
 // back without others; those that are there are left alone.
 func TestRecover(t *testing.T) {
 	o := newOutage(t, 3)
-	o.nodes[2].Join()
+	o.nodes[2].Join(o.id)
 	together := make(chan struct{})
 	first := make(chan struct{}, 1)
 	for _, n := range o.nodes[:2] {

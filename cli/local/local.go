@@ -23,6 +23,7 @@ import (
 	"github.com/constellation-os/constellation/cli/local/machine"
 	"github.com/constellation-os/constellation/cli/local/supervisor"
 	"github.com/constellation-os/constellation/kubernetes/bundle"
+	"github.com/constellation-os/constellation/measurements"
 )
 
 // DefaultDir is the folder of a cluster.
@@ -34,9 +35,11 @@ type Options struct {
 	Runner supervisor.Runner
 	// Bundle makes the server of a bundle; that of package bundle if nil.
 	Bundle func(folder string) (http.Handler, error)
-	// Preflight says what this computer lacks to run such a machine, whose files are in a
-	// folder of that file system; real if nil.
-	Preflight func(c machine.Config, folder string) error
+	// Preflight says what this computer lacks to run so many of such machines, whose files
+	// are in a folder of that file system; real if nil.
+	Preflight func(c machine.Config, machines int, folder string) error
+	// Room says whether more of them have room; real if nil.
+	Room func(shape measurements.Machine, machines int, folder string) error
 	// Verifier makes the verifier of nodes; cluster.Trust.Verifier if nil.
 	Verifier func(cluster.Trust) (attestation.Verifier, error)
 }
@@ -51,6 +54,9 @@ func Command(o Options) *cobra.Command {
 	}
 	if o.Preflight == nil {
 		o.Preflight = preflight
+	}
+	if o.Room == nil {
+		o.Room = room
 	}
 	cmd := &cobra.Command{
 		Use:   "local",
@@ -67,16 +73,26 @@ it runs one process in the background has it; everything ends with that process.
 	dir := cmd.PersistentFlags().String("dir", DefaultDir, "folder of the cluster")
 	folder := func() supervisor.Dir { return supervisor.Dir(command.FromCaller(*dir)) }
 	cmd.AddCommand(upCommand(folder, o), downCommand(folder), statusCommand(folder), logsCommand(folder),
-		consoleCommand(folder), startCommand(folder), stopCommand(folder), superviseCommand(o))
+		consoleCommand(folder), startCommand(folder), stopCommand(folder), removeCommand(folder), captureCommand(folder), superviseCommand(o))
 	return cmd
 }
 
-// diskNeedMiB is what a cluster's folder takes at least: components, images and a
-// control plane's data on the state disk.
+// diskNeedMiB is what a machine takes of the cluster's folder at least: components, images
+// and a control plane's data on the state disk.
 const diskNeedMiB = 1536
 
-func preflight(c machine.Config, folder string) error {
-	return errors.Join(machine.Preflight(c), machine.CheckDisk(folder, diskNeedMiB))
+// preflight is about one machine, and then about the room for all.
+func preflight(c machine.Config, machines int, folder string) error {
+	if err := machine.Preflight(c); err != nil {
+		return err
+	}
+	return room(c.Shape, machines, folder)
+}
+
+// room says whether so many machines have room on this computer, with files in a folder
+// of that file system.
+func room(shape measurements.Machine, machines int, folder string) error {
+	return errors.Join(machine.CheckMemory(shape, machines), machine.CheckDisk(folder, int64(machines)*diskNeedMiB))
 }
 
 func openBundle(folder string) (http.Handler, error) {

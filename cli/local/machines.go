@@ -109,34 +109,6 @@ func writeStatus(w io.Writer, s *supervisor.Status) error {
 	return nil
 }
 
-func startCommand(folder func() supervisor.Dir) *cobra.Command {
-	return &cobra.Command{
-		Use:               "start MACHINE",
-		Short:             "Switch a machine on",
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: machineNames(folder),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			dir := folder()
-			return notRunning(dir, supervisor.NewClient(dir).Start(cmd.Context(), args[0]))
-		},
-	}
-}
-
-func stopCommand(folder func() supervisor.Dir) *cobra.Command {
-	return &cobra.Command{
-		Use:   "stop MACHINE",
-		Short: "Cut a machine's power",
-		Long: `stop ends a machine as a power cut does: its system is not asked. Its disk, TPM and
-console stay; start switches it on again.`,
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: machineNames(folder),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			dir := folder()
-			return notRunning(dir, supervisor.NewClient(dir).Stop(cmd.Context(), args[0]))
-		},
-	}
-}
-
 func logsCommand(folder func() supervisor.Dir) *cobra.Command {
 	var follow bool
 	cmd := &cobra.Command{

@@ -28,8 +28,10 @@ import (
 	"github.com/constellation-os/constellation/cli/local"
 	"github.com/constellation-os/constellation/cli/local/machine"
 	"github.com/constellation-os/constellation/cli/local/runnertest"
+	"github.com/constellation-os/constellation/cli/recovery"
 	"github.com/constellation-os/constellation/kubernetes/bundle"
 	"github.com/constellation-os/constellation/kubernetes/bundle/bundletest"
+	"github.com/constellation-os/constellation/measurements"
 	"github.com/constellation-os/constellation/measurements/artifacttest"
 	"github.com/constellation-os/constellation/measurements/predict"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
@@ -58,17 +60,24 @@ func constellation() {
 	if image := os.Getenv(bootedEnv); image != "" {
 		booted.Image = image
 	}
+	verifier := func(cluster.Trust) (attestation.Verifier, error) { return attestationtest.Accept(device), nil }
 	options := local.Options{
 		Runner: &runnertest.Runner{Device: &booted, OnBoot: onBoot, OnStep: onStep},
-		Preflight: func(machine.Config, string) error {
+		Preflight: func(machine.Config, int, string) error {
 			if lack := os.Getenv(lackEnv); lack != "" {
 				return &machine.MissingToolError{Tool: lack, Package: lack}
 			}
 			return nil
 		},
-		Verifier: func(cluster.Trust) (attestation.Verifier, error) { return attestationtest.Accept(device), nil },
+		Room: func(shape measurements.Machine, machines int, _ string) error {
+			if os.Getenv(lackEnv) == "room" {
+				return &machine.ResourceError{Resource: "memory", NeedMiB: int64(machines * shape.MemoryMiB), HaveMiB: 1}
+			}
+			return nil
+		},
+		Verifier: verifier,
 	}
-	code := command.Run(ctx, command.New(local.Command(options)), os.Args[1:], os.Stdout, os.Stderr)
+	code := command.Run(ctx, command.New(local.Command(options), recovery.Command(recovery.Options{Verifier: verifier})), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }

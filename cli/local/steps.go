@@ -3,7 +3,6 @@
 package local
 
 import (
-	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,7 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/constellation-os/constellation/cli/cluster"
+	"github.com/constellation-os/constellation/attestation/policy"
 	"github.com/constellation-os/constellation/cli/command"
 	"github.com/constellation-os/constellation/cli/config"
 	clikeys "github.com/constellation-os/constellation/cli/keys"
@@ -53,7 +52,7 @@ func (u *up) preflight() error {
 			Firmware: machine.Firmware{Code: u.flags.firmwareCode, Vars: u.flags.firmwareVars},
 			Shape:    shape,
 			TPM:      machine.TPM{AuthorityDir: u.dir.AuthorityFolder()},
-		}, filepath.Dir(string(u.dir))))
+		}, u.flags.controlPlanes+u.flags.workers, filepath.Dir(string(u.dir))))
 	}
 	if u.flags.bundle == "" {
 		errs = append(errs, fmt.Errorf("no bundle of Kubernetes' components: name its folder with --bundle (or $%s); tools/bazel build //kubernetes:bundle makes bazel-bin/kubernetes/bundle.oci", bundleEnv))
@@ -169,7 +168,7 @@ func (u *up) writeConfig(version string) error {
 		},
 		Attestation: config.Attestation{
 			Measurements: []string{measurementsFile}, AcceptedUntil: time.Now().Add(acceptedFor).UTC().Format(time.DateOnly),
-			Authorities: []string{supervisor.AuthorityFile},
+			Authorities: []string{supervisor.AuthorityFile}, FirstCome: []string{policy.Worker},
 		},
 	}
 	data, err := c.Marshal()
@@ -212,61 +211,6 @@ func (u *up) writeSpec(initSecretHash string) error {
 	return u.dir.WriteSpec(s)
 }
 
-// startMachines starts the supervisor, unless it runs, and waits until every machine has
-// booted.
-func (u *up) startMachines(ctx context.Context, cancel context.CancelCauseFunc, spec *supervisor.Spec) (*supervisor.Status, error) {
-	const step = "machines"
-	if u.dir.Running() {
-		u.report.End(step, progress.Skipped, "the supervisor runs already")
-	} else {
-		u.report.Begin(step, "%d of %d CPUs and %d MiB of memory", len(spec.Machines), spec.Shape.CPUs, spec.Shape.MemoryMiB)
-		if err := startSupervisor(ctx, u.dir); err != nil {
-			return nil, err
-		}
-	}
-	client := supervisor.NewClient(u.dir)
-	go func() {
-		if client.Wait(ctx) == nil {
-			cancel(errTakenDown)
-		}
-	}()
-	stages := map[string]string{}
-	for {
-		s, err := client.Status(ctx)
-		switch {
-		case errors.Is(err, supervisor.ErrNotRunning):
-			return nil, errTakenDown
-		case err != nil:
-			return nil, firstOf(context.Cause(ctx), err)
-		}
-		ready := 0
-		for _, m := range s.Machines {
-			switch stage := string(m.State) + ": " + m.Stage; m.State {
-			case supervisor.StateRunning:
-				ready++
-			case supervisor.StateFailed:
-				return nil, fmt.Errorf("%s does not run: %s", m.Name, m.Reason)
-			case supervisor.StateStopped:
-				return nil, fmt.Errorf("%s is switched off\nwhat to do: constellation local start %[1]s --dir %[2]s", m.Name, u.shown)
-			default:
-				if m.Stage != "" && stages[m.Name] != stage {
-					u.report.Updatef(step, "%s: %s", m.Name, m.Stage)
-				}
-				stages[m.Name] = stage
-			}
-		}
-		if ready == len(s.Machines) {
-			u.report.End(step, progress.Done, "%d booted", ready)
-			return s, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(poll):
-		}
-	}
-}
-
 // firstOf is the first error that there is.
 func firstOf(errs ...error) error {
 	for _, err := range errs {
@@ -274,28 +218,6 @@ func firstOf(errs ...error) error {
 			return err
 		}
 	}
-	return nil
-}
-
-// initialise makes the first machine a cluster.
-func (u *up) initialise(ctx context.Context, spec *supervisor.Spec, s *supervisor.Status) error {
-	node := s.Machines[0]
-	address := fmt.Sprintf("127.0.0.1:%d", node.Port)
-	u.begin("init", "init --config %s --node %s --node-name %s", filepath.Join(u.shown, config.DefaultFile), address, node.Name)
-	err := cluster.Initialise(ctx, u.report, cluster.InitPlan{
-		Config: u.path(config.DefaultFile), MasterSecret: u.path(clikeys.DefaultFile), InitSecret: u.path(initsecret.DefaultFile),
-		Node: address, NodeName: node.Name, Kubeconfig: u.path(cluster.DefaultKubeconfig), Server: fmt.Sprintf("127.0.0.1:%d", spec.APIPort),
-		IfNeeded: true, Verifier: u.options.Verifier,
-	})
-	if errors.Is(err, cluster.ErrMember) {
-		u.report.End("init", progress.Skipped, "%v", err)
-		return err
-	}
-	if err != nil {
-		u.report.End("init", progress.Failed, "%v", err)
-		return firstOf(context.Cause(ctx), err)
-	}
-	u.report.End("init", progress.Done, "the cluster is initialised")
 	return nil
 }
 

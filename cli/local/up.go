@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -44,8 +43,9 @@ func upCommand(folder func() supervisor.Dir, o Options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Make a local cluster and start it",
-		Long: `up makes a cluster of virtual machines on this computer, verifies the first one and makes
-it a Kubernetes cluster. It is these commands in a row, and says which one it is at:
+		Long: `up makes a cluster of virtual machines on this computer: it verifies the first one, makes it
+a Kubernetes cluster, and lets the others join. It is these commands in a row, and says
+which one it is at:
 
   constellation config generate     in the cluster's folder, for a local cluster
   constellation measurements fetch  what the image must measure
@@ -53,13 +53,17 @@ it a Kubernetes cluster. It is these commands in a row, and says which one it is
   constellation keys init-secret    the one-time secret that shows who is the owner
   constellation init                verify the machine, and only then send it anything
 
-Between them it starts the machines; they run on in the background when it returns.
+Between them it starts the machines; they run on in the background when it returns. It
+ends when every node is ready.
 
-Run it again after a failure, or after this computer was restarted: it continues. Ctrl-C
-ends what it has begun, and removes the cluster if it was new.
+Run it again after a failure, or after this computer was restarted: it continues, and if
+no control plane is left it does what "constellation recover" does. Run it with more
+--workers or --control-planes, and the machines that are missing are added. Ctrl-C ends
+what it has begun, and removes the cluster if it was new.
 
-Exit codes: 0 the cluster is up, 1 the machine was refused, 2 all else.`,
+Exit codes: 0 the cluster is up, 1 a machine was refused, 2 all else.`,
 		Example: `  constellation local up
+  constellation local up --workers 2
   constellation local up --memory 4096 --api-port 7443
   kubectl --kubeconfig constellation-local/constellation-kubeconfig get nodes`,
 		Args: cobra.NoArgs,
@@ -91,8 +95,8 @@ Exit codes: 0 the cluster is up, 1 the machine was refused, 2 all else.`,
 			return nil
 		},
 	}
-	cmd.Flags().IntVar(&f.controlPlanes, "control-planes", 1, "machines that run the control plane")
-	cmd.Flags().IntVar(&f.workers, "workers", 0, "machines that run pods only")
+	cmd.Flags().IntVar(&f.controlPlanes, controlPlanesFlag, 1, "machines that run the control plane")
+	cmd.Flags().IntVar(&f.workers, workersFlag, 0, "machines that run pods only")
 	cmd.Flags().StringVar(&f.name, "name", "local", "name of the cluster")
 	cmd.Flags().StringVar(&f.image, "image", os.Getenv(imageEnv), "folder with disk.raw and measurements.json (default: $"+imageEnv+")")
 	cmd.Flags().StringVar(&f.bundle, "bundle", os.Getenv(bundleEnv), "folder of the bundle of Kubernetes' components (default: $"+bundleEnv+")")
@@ -195,17 +199,6 @@ func (u *up) clear() error {
 	return u.dir.Remove()
 }
 
-// check refuses what cannot be done.
-func (f *upFlags) check() error {
-	switch {
-	case f.workers > 0:
-		return errors.New("--workers: machines cannot join a cluster yet, so there is one control plane and no worker\nwhat to do: leave --workers out; pods run on the control plane")
-	case f.controlPlanes != 1:
-		return errors.New("--control-planes: machines cannot join a cluster yet, so there is one control plane\nwhat to do: leave --control-planes out")
-	}
-	return nil
-}
-
 // build goes through the steps. Each is skipped if it was done before.
 func (u *up) build(ctx context.Context, fresh bool) error {
 	if fresh {
@@ -217,8 +210,11 @@ func (u *up) build(ctx context.Context, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	if !fresh && len(u.chosen) > 0 {
-		u.report.Notef("the cluster in %s is there and stays what it is: %s is not heeded", u.shown, strings.Join(u.chosen, ", "))
+	var added []supervisor.MachineSpec
+	if !fresh {
+		if added, err = u.grow(spec); err != nil {
+			return err
+		}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -226,11 +222,23 @@ func (u *up) build(ctx context.Context, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	switch err := u.initialise(ctx, spec, status); {
-	case errors.Is(err, cluster.ErrMember):
-		u.report.Notef("the cluster in %s is up already: nothing to do. Remove it with \"constellation local down\" to make another, or name another folder with --dir", u.shown)
-	case err != nil:
+	there := false
+	if spec.Cluster == nil {
+		err = u.initialise(ctx, spec, status)
+	} else if err = u.comeBack(ctx, status); errors.Is(err, cluster.ErrMember) {
+		there, err = len(added) == 0, nil
+	}
+	if err != nil {
 		return err
+	}
+	if err := u.admit(ctx, spec); err != nil {
+		return err
+	}
+	if err := u.awaitNodes(ctx, spec); err != nil {
+		return err
+	}
+	if there {
+		u.report.Notef("the cluster in %s is up already: nothing to do. Remove it with \"constellation local down\" to make another, or name another folder with --dir", u.shown)
 	}
 	return u.finish(status)
 }
@@ -260,7 +268,8 @@ func (u *up) cleanUp(fresh, began bool) error {
 
 // explain says what to do about a failure that leaves a cluster behind.
 func (u *up) explain(err error, fresh bool) error {
-	if err == nil || errors.Is(err, errTakenDown) {
+	var refused *refusal
+	if err == nil || errors.Is(err, errTakenDown) || errors.As(err, &refused) {
 		return err
 	}
 	p, presenceErr := u.dir.Presence()

@@ -40,6 +40,8 @@ type Node struct {
 	Of   keys.ClusterID
 	// State is that of a node that is no member; waiting if zero.
 	State api.State
+	// OnMember, if set, is called when it becomes one.
+	OnMember func(keys.ClusterID)
 
 	mu       sync.Mutex
 	statuses int
@@ -92,18 +94,15 @@ func (n *Node) Recoveries() []*api.RecoverRequest {
 	return append([]*api.RecoverRequest(nil), n.recovers...)
 }
 
-// Join makes the node a member of its cluster, as one that was let in.
-func (n *Node) Join() {
+// Join makes the node a member of a cluster, as one that was let in.
+func (n *Node) Join(id keys.ClusterID) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
+	before := n.member
 	n.member = true
-}
-
-// Member says whether it is one.
-func (n *Node) Member() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.member
+	n.mu.Unlock()
+	if n.OnMember != nil && !before {
+		n.OnMember(id)
+	}
 }
 
 // Init implements api.BootstrapperServer.
@@ -163,8 +162,8 @@ func (n *Node) work(id keys.ClusterID, stream grpc.ServerStreamingServer[api.Ini
 			return err
 		}
 	}
+	n.Join(id)
 	n.mu.Lock()
-	n.member = true
 	if n.Kubeconfig == nil {
 		n.Kubeconfig = Kubeconfig("cluster")
 	}

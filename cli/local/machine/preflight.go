@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"strconv"
 	"syscall"
+
+	"github.com/constellation-os/constellation/measurements"
 )
 
 // A MissingToolError says that a program is not installed.
@@ -103,7 +105,7 @@ func Preflight(c Config) error {
 		scratch = os.TempDir()
 	}
 	return errors.Join(toolsErr, checkFiles(c),
-		checkMemory(int64(c.Shape.MemoryMiB+emulatorOverheadMiB)), CheckDisk(scratch, scratchMiB))
+		CheckMemory(c.Shape, 1), CheckDisk(scratch, scratchMiB))
 }
 
 func checkFiles(c Config) error {
@@ -130,6 +132,12 @@ func checkFiles(c Config) error {
 		}
 	}
 	return all
+}
+
+// CheckMemory says whether so many machines of a shape have room in what this computer
+// has left of its memory; if not the error is a [*ResourceError].
+func CheckMemory(shape measurements.Machine, machines int) error {
+	return checkMemory(int64(machines) * int64(shape.MemoryMiB+emulatorOverheadMiB))
 }
 
 func checkMemory(needMiB int64) error {

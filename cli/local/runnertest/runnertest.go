@@ -2,7 +2,9 @@
 
 // Package runnertest runs machines that are none: each is a goroutine with a place on
 // the cluster's network, a console that repeats what is typed, and a node (package
-// nodetest) that asks for its metadata as a real one does.
+// nodetest) that asks for its metadata as a real one does. Machines that are told of a
+// cluster ask its control planes to be let in; these run an API server that knows as much
+// of nodes as commands need.
 package runnertest
 
 import (
@@ -24,8 +26,10 @@ import (
 	"github.com/constellation-os/constellation/cli/local/network"
 	"github.com/constellation-os/constellation/cli/local/network/networktest"
 	"github.com/constellation-os/constellation/cli/local/supervisor"
+	"github.com/constellation-os/constellation/keys"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 	"github.com/constellation-os/constellation/services/bootstrapper"
+	"github.com/constellation-os/constellation/services/provider"
 	"github.com/constellation-os/constellation/services/provider/qemu"
 )
 
@@ -37,6 +41,8 @@ type Runner struct {
 	OnBoot func(ctx context.Context, name string) error
 	// OnStep is that of the node.
 	OnStep func(call int, step api.Step) error
+
+	server apiServer
 }
 
 // Boot implements supervisor.Runner.
@@ -102,16 +108,26 @@ func (m *fake) join(c machine.Config, r *Runner) error {
 		return err
 	}
 	fmt.Fprintf(c.Console, "I am %s, %s of %s\r\n", d.Self.Name, d.Self.Role, d.Endpoint)
-	if d.Cluster != nil {
-		fmt.Fprintf(c.Console, "I am to join %x\r\n", d.Cluster.ID)
-	}
-	kubeconfig, err := kept(filepath.Join(c.StateDir, "kubeconfig"), nodetest.Kubeconfig(c.Name))
-	if err != nil {
-		return err
-	}
-	node := &nodetest.Node{Kubeconfig: kubeconfig, Steps: []api.Step{api.Step_STEP_LOCK, api.Step_STEP_DISK, api.Step_STEP_NODE}, OnStep: r.OnStep}
+	node := &nodetest.Node{Steps: []api.Step{api.Step_STEP_LOCK, api.Step_STEP_DISK, api.Step_STEP_NODE}, OnStep: r.OnStep, Disk: api.Disk_DISK_FRESH}
 	if h := d.Self.InitSecretHash; h != nil {
 		node.InitSecretHash = *h
+	}
+	disk := filepath.Join(c.StateDir, "disk")
+	if id, err := os.ReadFile(disk); err == nil {
+		node.Disk, node.Of = api.Disk_DISK_NODE, keys.ClusterID(id)
+	}
+	member := &member{machine: m, runner: r, self: d.Self, address: address.String(), disk: disk}
+	node.OnMember = member.begin
+	if d.Self.Role == provider.ControlPlane {
+		if member.credentials, err = keptCredentials(c.StateDir); err != nil {
+			return err
+		}
+		node.Kubeconfig = member.credentials.Kubeconfig
+	}
+	if d.Cluster != nil {
+		fmt.Fprintf(c.Console, "I am to join %x\r\n", d.Cluster.ID)
+		node.State = api.State_STATE_JOINING
+		go member.seek(node, d)
 	}
 	l, err := m.guest.Listen(address.String(), bootstrapper.Port)
 	if err != nil {
@@ -119,14 +135,6 @@ func (m *fake) join(c machine.Config, r *Runner) error {
 	}
 	go node.Serve(m.ctx, l, r.Device)
 	return nil
-}
-
-// kept is the content of a file on the machine's disk, which is made if need be.
-func kept(path string, content []byte) ([]byte, error) {
-	if old, err := os.ReadFile(path); err == nil {
-		return old, nil
-	}
-	return content, os.WriteFile(path, content, 0o600)
 }
 
 func (m *fake) metadata() (*qemu.Document, error) {

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runnertest
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/constellation-os/constellation/services/joinservice/bindings"
+)
+
+// apiServer knows nodes, and in the namespace of bindings a ConfigMap for the name of
+// each and one for the machine. There is one for all control planes: what etcd would be.
+type apiServer struct {
+	mu       sync.Mutex
+	nodes    map[string]bool // ready
+	bindings map[string]corev1.ConfigMap
+}
+
+// setNode adds a node, or says how one is.
+func (s *apiServer) setNode(name string, ready bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.nodes == nil {
+		s.nodes, s.bindings = map[string]bool{}, map[string]corev1.ConfigMap{}
+	}
+	if _, there := s.nodes[name]; !there && !ready {
+		return // it was removed
+	}
+	s.nodes[name] = ready
+	for _, object := range []string{"name-" + name, "node-" + name} {
+		s.bindings[object] = corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: object, Namespace: bindings.Namespace}, Data: map[string]string{"device": "of " + name, "name": name},
+		}
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	const nodesPath, bindingsPath = "/api/v1/nodes", "/api/v1/namespaces/" + bindings.Namespace + "/configmaps"
+	name := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
+	switch r.Method + " " + r.URL.Path {
+	case "GET " + nodesPath:
+		list := corev1.NodeList{TypeMeta: metav1.TypeMeta{Kind: "NodeList", APIVersion: "v1"}}
+		for _, name := range slices.Sorted(maps.Keys(s.nodes)) {
+			list.Items = append(list.Items, node(name, s.nodes[name]))
+		}
+		answer(w, list)
+	case "GET " + bindingsPath:
+		list := corev1.ConfigMapList{TypeMeta: metav1.TypeMeta{Kind: "ConfigMapList", APIVersion: "v1"}}
+		for _, name := range slices.Sorted(maps.Keys(s.bindings)) {
+			list.Items = append(list.Items, s.bindings[name])
+		}
+		answer(w, list)
+	case "DELETE " + nodesPath + "/" + name:
+		delete(s.nodes, name)
+		answer(w, success())
+	case "DELETE " + bindingsPath + "/" + name:
+		delete(s.bindings, name)
+		answer(w, success())
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func success() metav1.Status {
+	return metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess}
+}
+
+func node(name string, ready bool) corev1.Node {
+	status := corev1.ConditionFalse
+	if ready {
+		status = corev1.ConditionTrue
+	}
+	return corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status, Message: "it is away"}}},
+	}
+}
+
+func answer(w http.ResponseWriter, object any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(object)
+}
