@@ -9,10 +9,16 @@ import (
 	"testing"
 )
 
-// TestGettingStarted: every command that the page shows is one, with flags that it has
-// and as many arguments as it wants.
-func TestGettingStarted(t *testing.T) {
-	page, err := os.ReadFile("../../docs/getting-started.md")
+// TestPages: every command that a page shows is one, with flags that it has and as many
+// arguments as it wants.
+func TestPages(t *testing.T) {
+	for page, least := range map[string]int{"getting-started.md": 10, "recover.md": 4} {
+		t.Run(page, func(t *testing.T) { checkPage(t, page, least) })
+	}
+}
+
+func checkPage(t *testing.T, name string, least int) {
+	page, err := os.ReadFile("../../docs/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +54,7 @@ func TestGettingStarted(t *testing.T) {
 			}
 		}
 	}
-	if found < 10 {
+	if found < least {
 		t.Errorf("only %d commands were found: this test looks for the wrong thing", found)
 	}
 }
