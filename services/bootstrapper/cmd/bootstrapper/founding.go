@@ -109,7 +109,7 @@ func (m *machine) founding(r *bootstrapper.Request) ([]steps.Step, error) {
 // controlPlane makes the steps of a node of the control plane once its disk is open.
 // Those that were done before do nothing but start what does not run.
 func (m *machine) controlPlane(r *bootstrapper.Request) ([]steps.Step, error) {
-	set, err := componentset.Parse(r.ComponentSet)
+	set, err := m.set(string(r.ComponentSet))
 	if err != nil {
 		return nil, err
 	}

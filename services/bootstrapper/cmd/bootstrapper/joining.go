@@ -133,7 +133,7 @@ func (m *machine) joined(t *join.Ticket) ([]steps.Step, error) {
 
 // worker makes the steps of a worker once its disk is open.
 func (m *machine) worker(n *record.Node, credentials *node.KubeletCredentials) ([]steps.Step, error) {
-	set, err := n.Set()
+	set, err := m.set(n.Components)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,19 @@ type machine struct {
 	pins componentset.Pins
 }
 
+// set reads a component set, with the services that the image was built with.
+func (m *machine) set(encoded string) (*componentset.Set, error) {
+	set, err := componentset.Parse([]byte(encoded))
+	if err != nil {
+		return nil, err
+	}
+	if err := m.pins.Check(set); err != nil {
+		return nil, &steps.Failure{Reason: api.Problem_REASON_STEP, Err: fmt.Errorf("the component set: %w", err),
+			Advice: "Boot an image of the release that the cluster's component set is of."}
+	}
+	return set, nil
+}
+
 // stateDisk opens the disk for a node.
 func (m *machine) stateDisk(of steps.DiskKeys, w disk.Witness) *steps.Disk {
 	return &steps.Disk{
