@@ -40,6 +40,8 @@ var ErrBusy = errors.New("somebody else is at work")
 type Joiner struct {
 	Asker   *Asker
 	Machine Machine
+
+	sleep func(ctx context.Context, d time.Duration) // for tests
 }
 
 // Run returns when the machine is a node, or with ctx.
@@ -56,11 +58,20 @@ func (j *Joiner) Run(ctx context.Context) {
 		default:
 			pause = min(2*pause, longestPause)
 		}
-		select {
-		case <-ctx.Done():
+		if j.rest(ctx, wait); ctx.Err() != nil {
 			return
-		case <-time.After(wait):
 		}
+	}
+}
+
+func (j *Joiner) rest(ctx context.Context, d time.Duration) {
+	if j.sleep != nil {
+		j.sleep(ctx, d)
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 

@@ -48,8 +48,10 @@ type machine struct {
 	uuid       string
 	key        []byte
 	record     *journal.Record
-	node       string // the node's record: of which request it is
+	node       string  // the node's record: of which request it is
+	ticket     *ticket // of a worker
 	generation disk.Generation
+	next       disk.Generation   // that which it is about to have
 	kubernetes map[string]string // what kubeadm made; "" is a file that a power cut has emptied
 	synced     map[string]string
 	fetched    bool
@@ -154,6 +156,7 @@ func (m *machine) Open(ctx context.Context, key []byte, uuid string, w disk.Witn
 			m.must(m.locked(), "the disk was formatted before PCR 15 was extended")
 			m.formats++
 			m.uuid, m.key, m.generation = uuid, append([]byte(nil), key...), disk.Generation{}
+			m.next = disk.Generation{}
 			return nil
 		}); err != nil {
 			return err
@@ -163,12 +166,15 @@ func (m *machine) Open(ctx context.Context, key []byte, uuid string, w disk.Witn
 		if string(m.key) != string(key) {
 			return errors.New("unauthentic")
 		}
-		next := m.generation.After()
-		if err := w.Advance(ctx, m.uuid, m.generation, next); err != nil {
+		// What is about to come is on the disk before the witness is asked (package disk).
+		if m.next == (disk.Generation{}) {
+			m.next = m.generation.After()
+		}
+		if err := w.Advance(ctx, m.uuid, m.generation, m.next); err != nil {
 			return err
 		}
 		m.must(m.locked(), "the disk was opened before PCR 15 was extended")
-		m.opened, m.generation = true, next
+		m.opened, m.generation, m.next = true, m.next, disk.Generation{}
 		return nil
 	})
 }
@@ -199,7 +205,7 @@ func (m *machine) Start(_ context.Context, unit string) error {
 				m.must(content != "" && m.synced[name] == content, "kubelet started while "+name+" was not on the disk")
 			}
 			m.must(len(m.kubernetes) > 0, "kubelet started without files")
-			m.must(m.units[SecretsProviderService] && m.units[ContainerdService], "kubelet started before what it needs")
+			m.must((m.units[SecretsProviderService] || m.ticket != nil) && m.units[ContainerdService], "kubelet started before what it needs")
 			m.units[unit] = true
 		case KubeadmFinishService:
 			m.must(m.ready > 1, "kubeadm finished before the API server was ready")
