@@ -303,7 +303,7 @@ const (
 	Problem_REASON_BUSY Problem_Reason = 4
 	// A step failed.
 	Problem_REASON_STEP Problem_Reason = 5
-	// Recover was called, and the machine's disk is not that of a node.
+	// Recover was called, and the machine is no node, or one that comes back by itself.
 	Problem_REASON_NOT_A_NODE Problem_Reason = 6
 )
 

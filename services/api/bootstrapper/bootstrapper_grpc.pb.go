@@ -39,8 +39,9 @@ type BootstrapperClient interface {
 	// the same request, and goes on where the node is. The node sends its progress and ends with a result. An error's
 	// status carries a Problem.
 	Init(ctx context.Context, in *InitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[InitResponse], error)
-	// Recover brings back a node whose cluster cannot give it the key of its disk, because no control plane is left: the
-	// request has the master secret, and the disk everything else. It is called again after a failure, as Init is.
+	// Recover brings back a node of the control plane whose cluster cannot give it the key of its disk, because no control
+	// plane is left: the request has the master secret, and the disk everything else. It is called again after a failure,
+	// as Init is. Workers come back by themselves then.
 	Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[InitResponse], error)
 }
 
@@ -110,8 +111,9 @@ type BootstrapperServer interface {
 	// the same request, and goes on where the node is. The node sends its progress and ends with a result. An error's
 	// status carries a Problem.
 	Init(*InitRequest, grpc.ServerStreamingServer[InitResponse]) error
-	// Recover brings back a node whose cluster cannot give it the key of its disk, because no control plane is left: the
-	// request has the master secret, and the disk everything else. It is called again after a failure, as Init is.
+	// Recover brings back a node of the control plane whose cluster cannot give it the key of its disk, because no control
+	// plane is left: the request has the master secret, and the disk everything else. It is called again after a failure,
+	// as Init is. Workers come back by themselves then.
 	Recover(*RecoverRequest, grpc.ServerStreamingServer[InitResponse]) error
 	mustEmbedUnimplementedBootstrapperServer()
 }

@@ -23,10 +23,10 @@ import (
 )
 
 // joiner has this machine join the cluster that its surroundings name.
-func joiner(server *bootstrapper.Server, m *machine, surroundings provider.Provider, issuer attestation.Issuer) *join.Joiner {
+func joiner(server *bootstrapper.Server, m *machine, issuer attestation.Issuer) *join.Joiner {
 	return &join.Joiner{
 		Machine: &candidate{machine: m, server: server},
-		Asker: &join.Asker{Provider: surroundings, Issuer: issuer, Judge: func(d *policy.Document) (attestation.Verifier, error) {
+		Asker: &join.Asker{Provider: m.around, Issuer: issuer, Judge: func(d *policy.Document) (attestation.Verifier, error) {
 			return tpm.NewVerifier(d, tpm.VerifierOptions{})
 		}},
 	}

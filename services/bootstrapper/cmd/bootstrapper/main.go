@@ -133,9 +133,9 @@ func run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	m := &machine{device: device, pins: pins, journal: j, mapper: mapper, units: &node.Systemd{Systemctl: "/usr/bin/systemctl", Journalctl: "/usr/bin/journalctl"}}
 	around := surroundings()
-	server := service(ctx, image, around, m)
+	m := &machine{around: around, device: device, pins: pins, journal: j, mapper: mapper, units: &node.Systemd{Systemctl: "/usr/bin/systemctl", Journalctl: "/usr/bin/journalctl"}}
+	server := service(ctx, image, m)
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=Waiting on port "+strconv.Itoa(bootstrapper.Port)); err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
@@ -144,17 +144,17 @@ func run(ctx context.Context, log *slog.Logger) error {
 	go duties(ctx, j, log)
 	go func() {
 		m.hint(ctx, server)
-		joiner(server, m, around, issuer).Run(ctx)
+		joiner(server, m, issuer).Run(ctx)
 	}()
 	return server.Serve(ctx, listener, channel)
 }
 
 // service makes the service.
-func service(ctx context.Context, image bootstrapper.Image, surroundings provider.Provider, m *machine) *bootstrapper.Server {
+func service(ctx context.Context, image bootstrapper.Image, m *machine) *bootstrapper.Server {
 	return bootstrapper.New(ctx, bootstrapper.Options{
 		Image: image,
 		Owner: func(ctx context.Context) (*[sha256.Size]byte, error) {
-			self, err := surroundings.Self(ctx)
+			self, err := m.around.Self(ctx)
 			return self.InitSecretHash, err
 		},
 		Journal: m.journal,

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -36,7 +37,12 @@ type machine struct {
 	device attestation.Identity
 	// pins are the digests of the services that the image was built with.
 	pins componentset.Pins
+	// around are the machine's surroundings.
+	around provider.Provider
 }
+
+// askTime is how long the surroundings have for an answer.
+const askTime = 15 * time.Second
 
 // set reads a component set, with the services that the image was built with.
 func (m *machine) set(encoded string) (*componentset.Set, error) {
@@ -62,12 +68,33 @@ func (m *machine) stateDisk(of steps.DiskKeys, w disk.Witness) *steps.Disk {
 // recovery makes the plan of a node that comes back with the master secret alone: what
 // else it takes is on its disk. An older copy of the disk is not noticed.
 func (m *machine) recovery(r *bootstrapper.Recovery) (*steps.Plan, error) {
+	if err := m.mayRecover(); err != nil {
+		return nil, err
+	}
 	fmt.Println("Nobody remembers the state disk's generation: whether it is the newest copy is the owner's to know")
 	d := m.stateDisk(steps.MasterKeys{Keyring: r.Keyring}, disk.Unwitnessed())
 	return &steps.Plan{
 		Steps: []steps.Step{&steps.Lock{Register: register, Cluster: r.Cluster, Before: d.Fits}, d},
 		Then:  func() ([]steps.Step, error) { return m.comeBack(r) },
 	}, nil
+}
+
+// mayRecover refuses for a worker, as far as the surroundings know: a disk that was opened
+// without its cluster is not what the cluster remembers.
+func (m *machine) mayRecover() error {
+	ctx, cancel := context.WithTimeout(context.Background(), askTime)
+	defer cancel()
+	self, err := m.around.Self(ctx)
+	if err == nil && self.Role == provider.Worker {
+		return errWorker
+	}
+	return nil
+}
+
+// errWorker is why a worker is not recovered.
+var errWorker = &steps.Failure{
+	Step: api.Step_STEP_LOCK, Reason: api.Problem_REASON_NOT_A_NODE, Untouched: true, Err: errors.New("the machine is a worker"),
+	Advice: "Recover a node of the control plane: workers come back by themselves then.",
 }
 
 // comeBack makes the steps of a node whose disk is open, by its record.
@@ -85,7 +112,7 @@ func (m *machine) comeBack(r *bootstrapper.Recovery) ([]steps.Step, error) {
 			Advice: "Use that cluster's master secret after a reboot."}
 	}
 	if n.Role == provider.Worker {
-		return m.worker(n, &node.KubeletCredentials{Root: root})
+		return nil, errWorker
 	}
 	return m.returning(n, r.Keyring)
 }
