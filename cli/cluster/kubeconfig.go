@@ -15,13 +15,14 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/constellation-os/constellation/cli/command"
+	clipolicy "github.com/constellation-os/constellation/cli/policy"
 )
 
 // DefaultKubeconfig is where the administrator's credentials are written.
 const DefaultKubeconfig = "constellation-kubeconfig"
 
 // DefaultPolicy is where the cluster's policy is written.
-const DefaultPolicy = "constellation-policy.json"
+const DefaultPolicy = clipolicy.DefaultFile
 
 const maxKubeconfig = 1 << 20 // bytes
 

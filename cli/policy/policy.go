@@ -11,6 +11,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// DefaultFile is where a cluster's policy is written, and looked for.
+const DefaultFile = "constellation-policy.json"
+
 // Command makes "policy" with its subcommands.
 func Command() *cobra.Command {
 	cmd := &cobra.Command{

@@ -15,6 +15,9 @@ import (
 	"github.com/constellation-os/constellation/attestation/tpm"
 	"github.com/constellation-os/constellation/cli/command"
 	"github.com/constellation-os/constellation/cli/evidence"
+	clikeys "github.com/constellation-os/constellation/cli/keys"
+	clipolicy "github.com/constellation-os/constellation/cli/policy"
+	"github.com/constellation-os/constellation/keys"
 	"github.com/constellation-os/constellation/measurements"
 )
 
@@ -22,6 +25,7 @@ import (
 type flags struct {
 	policy       string
 	clusterID    string
+	masterSecret string
 	kubeconfig   string
 	measurements []string
 	timeout      time.Duration
@@ -32,12 +36,14 @@ type flags struct {
 func Command() *cobra.Command {
 	var f flags
 	cmd := &cobra.Command{
-		Use:   "verify --policy FILE --cluster-id ID {NODE... | --kubeconfig FILE}",
+		Use:   "verify {NODE... | --kubeconfig FILE}",
 		Short: "Have every node of a cluster prove what it runs",
 		Long: `verify asks the VerificationService of each node for evidence over a fresh nonce,
 challenges the node's TPM, and judges by the policy: which image booted, whose TPM it is,
 and that the node belongs to this cluster, which is in PCR 15. All that evidence is
-compared with comes from you. Nothing is believed of who answers, nor of the way to it.
+compared with comes from you: the policy is what init has written, or one of your own,
+and the cluster's identity follows from its master secret, or is named. Nothing is
+believed of who answers, nor of the way to it.
 
 NODE is [NAME=]HOST:PORT by gRPC (port 9446), or [NAME=]http://HOST:PORT (port 9447).
 With --kubeconfig the API server lists the nodes, and carries questions and answers.
@@ -56,7 +62,8 @@ docs/verify.md.
 
 Exit codes: 0 all nodes are verified, 1 one or more are refused or gave no answer,
 2 nothing was judged: wrong usage, a broken policy, no list of nodes.`,
-		Example: `  constellation verify --policy policy.json --cluster-id 0f3a… --kubeconfig admin.conf
+		Example: `  constellation verify --kubeconfig constellation-kubeconfig --measurements measurements.json
+  constellation verify --policy policy.json --cluster-id 0f3a… --kubeconfig admin.conf
   constellation verify --policy policy.json --cluster-id 0f3a… node-1=192.0.2.1:9446 node-2=192.0.2.2:9446
   constellation verify --policy policy.json --cluster-id 0f3a… --kubeconfig admin.conf --output json | jq '.nodes[] | select(.verdict != "verified")'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -67,10 +74,10 @@ Exit codes: 0 all nodes are verified, 1 one or more are refused or gave no answe
 			return r.write(cmd, f.events)
 		},
 	}
-	cmd.Flags().StringVar(&f.policy, "policy", "", "the policy to judge by")
-	cmd.MarkFlagRequired("policy")
-	cmd.Flags().StringVar(&f.clusterID, "cluster-id", "", "identity of the cluster (hexadecimal); constellation keys show prints it")
-	cmd.MarkFlagRequired("cluster-id")
+	cmd.Flags().StringVar(&f.policy, "policy", clipolicy.DefaultFile, "the policy to judge by")
+	cmd.Flags().StringVar(&f.clusterID, "cluster-id", "", "the cluster's identity, hexadecimal (default: that of the master secret)")
+	cmd.Flags().StringVar(&f.masterSecret, "master-secret", clikeys.DefaultFile, "the cluster's master secret, from which nothing but the identity is taken")
+	cmd.MarkFlagsMutuallyExclusive("cluster-id", "master-secret")
 	cmd.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "ask all nodes that the API server lists, by way of it")
 	cmd.Flags().StringArrayVar(&f.measurements, "measurements", nil, "measurements.json of an image, to explain with; can be repeated")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "how long each node has")
@@ -81,9 +88,9 @@ Exit codes: 0 all nodes are verified, 1 one or more are refused or gave no answe
 // run asks and judges. Its errors are about what the verifier brings; what the nodes
 // bring is in the report.
 func (f *flags) run(cmd *cobra.Command, args []string) (*report, error) {
-	id, err := hex.DecodeString(f.clusterID)
-	if err != nil || len(id) != measurements.ClusterIDSize {
-		return nil, fmt.Errorf("--cluster-id: want the %d hexadecimal digits of a cluster's identity", 2*measurements.ClusterIDSize)
+	id, err := f.cluster()
+	if err != nil {
+		return nil, err
 	}
 	if f.timeout <= 0 {
 		return nil, errors.New("--timeout: want more than nothing")
@@ -119,6 +126,24 @@ func (f *flags) run(cmd *cobra.Command, args []string) (*report, error) {
 	r.judge(predictions, len(f.measurements) > 0)
 	r.findUnseen(document.Inventory())
 	return r, nil
+}
+
+// cluster is the cluster's identity.
+func (f *flags) cluster() ([]byte, error) {
+	if f.clusterID != "" {
+		id, err := hex.DecodeString(f.clusterID)
+		if err != nil || len(id) != measurements.ClusterIDSize {
+			return nil, fmt.Errorf("--cluster-id: want the %d hexadecimal digits of a cluster's identity", 2*measurements.ClusterIDSize)
+		}
+		return id, nil
+	}
+	ring, err := keys.Load(command.FromCaller(f.masterSecret))
+	if err != nil {
+		return nil, fmt.Errorf("which cluster? %w\nwhat to do: name its identity with --cluster-id, or the file of its master secret with --master-secret", err)
+	}
+	defer ring.Wipe()
+	id, err := ring.ClusterID()
+	return id[:], err
 }
 
 func (f *flags) nodes(cmd *cobra.Command, args []string) ([]node, error) {
