@@ -35,9 +35,11 @@ func main() {
 
 // root is the command with all that it has.
 func root() *cobra.Command {
+	policies := policy.Command()
+	policies.AddCommand(verify.ApplyCommand()) // it asks the nodes
 	commands := []*cobra.Command{
 		bundle.Command(), config.Command(), evidence.Command(), image.Command(), keys.Command(), local.Command(local.Options{}),
-		measurements.Command(), policy.Command(), recovery.Command(recovery.Options{}), verify.Command(),
+		measurements.Command(), policies, recovery.Command(recovery.Options{}), verify.Command(),
 	}
 	return command.New(append(commands, cluster.Commands()...)...)
 }

@@ -18,7 +18,7 @@ const DefaultFile = "constellation-policy.json"
 func Command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "Make, check and explain the policy that machines are judged by",
+		Short: "Make, check, explain and apply the policy that machines are judged by",
 		Long: `policy works on the one document that says who is let in: what may have been booted,
 who must vouch for a machine's TPM, and what each known machine is called and may be.
 

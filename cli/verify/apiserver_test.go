@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -53,6 +54,37 @@ func TestAPIServer(t *testing.T) {
 	}
 	if two.Name != "node-2" || two.Reason != "unreachable" || two.Verdict != "no-answer" || !strings.Contains(two.Detail, "no VerificationService runs on it") {
 		t.Errorf("%+v", two)
+	}
+	testApply(t, c, policy, kubeconfig)
+}
+
+// testApply: a policy that the nodes, who do not answer, do not fulfil becomes the
+// cluster's by force only.
+func testApply(t *testing.T, c *controlplanetest.Cluster, policy, kubeconfig string) {
+	inForce := func() string {
+		var m struct{ Data map[string]string }
+		if err := c.Do(t.Context(), http.MethodGet, "/api/v1/namespaces/kube-system/configmaps/constellation-policy", nil, &m); err != nil {
+			return ""
+		}
+		return m.Data["policy.json"]
+	}
+	want, err := os.ReadFile(policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"policy", "apply", policy, "--cluster-id", clusterID, "--kubeconfig", kubeconfig}
+	var out bytes.Buffer
+	if code := run(args, &out, t.Output()); code != 1 || inForce() != "" {
+		t.Errorf("exit code %d, and in force is %q", code, inForce())
+	}
+	for _, text := range []string{"node-1  would not be let in again  malformed", "node-2  would not be let in again  unreachable", "nothing was changed: by policy ", "0 of 2 nodes"} {
+		if !strings.Contains(out.String(), text) {
+			t.Errorf("%q is not in\n%s", text, out.String())
+		}
+	}
+	out.Reset()
+	if code := run(append(args, "--force", "--output", "json"), &out, t.Output()); code != 0 || inForce() != string(want) || !strings.Contains(out.String(), `"applied": true`) {
+		t.Errorf("by force: exit code %d, and in force is %q\n%s", code, inForce(), out.String())
 	}
 }
 

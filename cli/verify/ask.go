@@ -27,7 +27,7 @@ func ask(ctx context.Context, nodes []node, v attestation.Verifier, limit time.D
 	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for i, n := range nodes {
-		results[i] = &result{Name: n.name, Endpoint: n.endpoint, named: n.named}
+		results[i] = &result{Name: n.name, Endpoint: n.endpoint, named: n.named, controlPlane: n.controlPlane}
 		group.Go(results[i].asking(ctx, n, v, limit))
 	}
 	group.Wait()

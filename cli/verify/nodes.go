@@ -33,6 +33,8 @@ type node struct {
 	name, endpoint string
 	// named says that the name is one that was given to it, not its address.
 	named bool
+	// controlPlane says that it is a node of the control plane.
+	controlPlane bool
 	// client asks it; nil where there is nothing to ask.
 	client *client.Client
 }
@@ -60,7 +62,7 @@ func parseNodes(args []string) ([]node, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%q: %w", arg, err)
 		}
-		out = append(out, node{name, endpoint, named, c})
+		out = append(out, node{name: name, endpoint: endpoint, named: named, client: c})
 	}
 	return out, nil
 }
@@ -69,6 +71,7 @@ func parseNodes(args []string) ([]node, error) {
 type object struct {
 	Metadata struct {
 		Name              string
+		Labels            map[string]string
 		DeletionTimestamp *string
 	}
 	Spec struct {
@@ -112,6 +115,9 @@ func listNodes(ctx context.Context, kubeconfig string) ([]node, error) {
 	return match(nodes, services, pods, h)
 }
 
+// controlPlaneLabel is what kubeadm labels nodes of the control plane with.
+const controlPlaneLabel = "node-role.kubernetes.io/control-plane"
+
 // match finds each node's service; pods is the URL of all pods.
 func match(nodes, services []object, pods *url.URL, h *http.Client) ([]node, error) {
 	on := map[string]string{}
@@ -122,7 +128,8 @@ func match(nodes, services []object, pods *url.URL, h *http.Client) ([]node, err
 	}
 	var out []node
 	for _, n := range nodes {
-		one := node{name: printable.Text(n.Metadata.Name, maxName), named: true}
+		_, controlPlane := n.Metadata.Labels[controlPlaneLabel]
+		one := node{name: printable.Text(n.Metadata.Name, maxName), named: true, controlPlane: controlPlane}
 		if pod := on[n.Metadata.Name]; pod != "" {
 			one.endpoint = pods.String() + "/" + url.PathEscape("http:"+net.JoinHostPort(pod, fmt.Sprint(api.HTTPPort))) + "/proxy"
 			c, err := client.New(one.endpoint, h)

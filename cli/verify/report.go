@@ -57,8 +57,8 @@ type result struct {
 	// Milliseconds from the first question to the verdict.
 	Milliseconds int64 `json:"took_ms"`
 
-	named bool
-	err   error
+	named, controlPlane bool
+	err                 error
 }
 
 // write prints the report, and returns command.ErrMismatch unless all is verified.

@@ -28,7 +28,9 @@ var programs = map[string]func(){"constellation": func() { os.Exit(run(os.Args[1
 func TestMain(m *testing.M) { testscript.Main(m, programs) }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	return command.Run(context.Background(), command.New(evidence.Command(), policy.Command(), verify.Command()), args, stdout, stderr)
+	policies := policy.Command()
+	policies.AddCommand(verify.ApplyCommand())
+	return command.Run(context.Background(), command.New(evidence.Command(), policies, verify.Command()), args, stdout, stderr)
 }
 
 // recorded is what two software TPMs once answered, and the images that they booted

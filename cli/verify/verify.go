@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/constellation-os/constellation/attestation/policy"
 	"github.com/constellation-os/constellation/attestation/tpm"
 	"github.com/constellation-os/constellation/cli/command"
 	"github.com/constellation-os/constellation/cli/evidence"
@@ -67,7 +68,11 @@ Exit codes: 0 all nodes are verified, 1 one or more are refused or gave no answe
   constellation verify --policy policy.json --cluster-id 0f3a… node-1=192.0.2.1:9446 node-2=192.0.2.2:9446
   constellation verify --policy policy.json --cluster-id 0f3a… --kubeconfig admin.conf --output json | jq '.nodes[] | select(.verdict != "verified")'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := f.run(cmd, args)
+			document, err := evidence.ReadPolicy(cmd, f.policy)
+			if err != nil {
+				return err
+			}
+			r, err := f.run(cmd, document, args)
 			if err != nil {
 				return err
 			}
@@ -75,29 +80,30 @@ Exit codes: 0 all nodes are verified, 1 one or more are refused or gave no answe
 		},
 	}
 	cmd.Flags().StringVar(&f.policy, "policy", clipolicy.DefaultFile, "the policy to judge by")
+	f.register(cmd)
+	cmd.Flags().BoolVar(&f.events, "events", false, "list every event of an explanation")
+	return cmd
+}
+
+// register makes the flags that say which nodes, and what they are explained with.
+func (f *flags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.clusterID, "cluster-id", "", "the cluster's identity, hexadecimal (default: that of the master secret)")
 	cmd.Flags().StringVar(&f.masterSecret, "master-secret", clikeys.DefaultFile, "the cluster's master secret, from which nothing but the identity is taken")
 	cmd.MarkFlagsMutuallyExclusive("cluster-id", "master-secret")
 	cmd.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "ask all nodes that the API server lists, by way of it")
 	cmd.Flags().StringArrayVar(&f.measurements, "measurements", nil, "measurements.json of an image, to explain with; can be repeated")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "how long each node has")
-	cmd.Flags().BoolVar(&f.events, "events", false, "list every event of an explanation")
-	return cmd
 }
 
 // run asks and judges. Its errors are about what the verifier brings; what the nodes
 // bring is in the report.
-func (f *flags) run(cmd *cobra.Command, args []string) (*report, error) {
+func (f *flags) run(cmd *cobra.Command, document *policy.Document, args []string) (*report, error) {
 	id, err := f.cluster()
 	if err != nil {
 		return nil, err
 	}
 	if f.timeout <= 0 {
 		return nil, errors.New("--timeout: want more than nothing")
-	}
-	document, err := evidence.ReadPolicy(cmd, f.policy)
-	if err != nil {
-		return nil, err
 	}
 	cluster, err := document.OfCluster(id)
 	if err != nil {
