@@ -31,6 +31,7 @@ type createFlags struct {
 	clusterID    string
 	authorities  []string
 	inventory    string
+	firstCome    []string
 }
 
 func createCommand() *cobra.Command {
@@ -79,6 +80,7 @@ FILE must not exist; - is standard output.`,
 	cmd.Flags().StringVar(&f.clusterID, "cluster-id", "", "cluster identity (hexadecimal) whose nodes are accepted too")
 	cmd.Flags().StringArrayVar(&f.authorities, "authority", nil, "certificates in PEM of an authority for TPMs; can be repeated")
 	cmd.Flags().StringVar(&f.inventory, "inventory", "", "text file that lists TPMs: name, role, identity")
+	cmd.Flags().StringArrayVar(&f.firstCome, "first-come", nil, "role that machines may have which the inventory does not list: worker")
 	cmd.MarkFlagsOneRequired("authority", "inventory")
 	return cmd
 }
@@ -95,6 +97,10 @@ func (f *createFlags) draft(cmd *cobra.Command) (d policy.Draft, err error) {
 	if err != nil {
 		return d, fmt.Errorf("--cluster-id: %w", err)
 	}
+	if n := len(f.firstCome); n > 1 || n == 1 && f.firstCome[0] != policy.Worker {
+		return d, fmt.Errorf("--first-come: it can be %s: other roles are for machines of the inventory", policy.Worker)
+	}
+	d.FirstComeWorkers = len(f.firstCome) > 0
 	if n := len(cluster); n != 0 && n != measurements.ClusterIDSize {
 		return d, fmt.Errorf("--cluster-id: %d bytes, and a cluster's identity has %d: such a policy lets in none of its nodes", n, measurements.ClusterIDSize)
 	}

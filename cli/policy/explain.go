@@ -32,6 +32,8 @@ type explanation struct {
 	Technologies []attestation.Technology `json:"technologies"`
 	Inventory    []device                 `json:"inventory"`
 	Authorities  []authority              `json:"authorities"`
+	// FirstCome are the roles that a device may have which the inventory does not list.
+	FirstCome []string `json:"first_come"`
 	Images       []bootable               `json:"images"`
 }
 
@@ -94,7 +96,10 @@ does not.`,
 }
 
 func explain(d *policy.Document) *explanation {
-	e := &explanation{Digest: d.Digest, Technologies: d.Technologies, Inventory: []device{}, Authorities: []authority{}}
+	e := &explanation{Digest: d.Digest, Technologies: d.Technologies, Inventory: []device{}, Authorities: []authority{}, FirstCome: []string{}}
+	if d.FirstComeWorkers {
+		e.FirstCome = []string{policy.Worker}
+	}
 	for _, i := range d.Inventory() {
 		e.Inventory = append(e.Inventory, device{i.Name, i.Role, i.Kind, i.Value})
 	}
@@ -130,8 +135,12 @@ func (e *explanation) write(w io.Writer, now time.Time) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
+	unlisted := "it has no name and no role, unless it is listed"
+	if len(e.FirstCome) > 0 {
+		unlisted = "unless it is listed, it can be a worker, under any name that is free"
+	}
 	for _, a := range e.Authorities {
-		fmt.Fprintf(w, "   any that %q certified (valid until %s%s): it has no name and no role, unless it is listed\n", a.Subject, a.Until.Format(time.DateOnly), past(a.Until, now))
+		fmt.Fprintf(w, "   any that %q certified (valid until %s%s): %s\n", a.Subject, a.Until.Format(time.DateOnly), past(a.Until, now), unlisted)
 	}
 	fmt.Fprintln(w, "\n3. It booted one of these images, exactly, in all the registers named:")
 	for _, b := range e.Images {
