@@ -18,9 +18,12 @@ const (
 )
 
 // check refuses what cannot be done.
-func (f *upFlags) check() error {
-	if f.controlPlanes < 1 || f.controlPlanes > supervisor.MaxControlPlanes {
-		return fmt.Errorf("--control-planes %d: want 1 to %d", f.controlPlanes, supervisor.MaxControlPlanes)
+func (f *upFlags) check(o Options) error {
+	switch most := min(o.ControlPlanes, supervisor.MaxControlPlanes); {
+	case f.controlPlanes > most && most == 1:
+		return fmt.Errorf("--control-planes %d: a machine cannot become one more control plane of a cluster yet, so that there is one\nwhat to do: leave --control-planes out; --workers adds workers", f.controlPlanes)
+	case f.controlPlanes < 1 || f.controlPlanes > most:
+		return fmt.Errorf("--control-planes %d: want 1 to %d", f.controlPlanes, most)
 	}
 	if f.workers < 0 || f.workers > supervisor.MaxWorkers {
 		return fmt.Errorf("--workers %d: want 0 to %d", f.workers, supervisor.MaxWorkers)

@@ -40,6 +40,8 @@ type Options struct {
 	Preflight func(c machine.Config, machines int, folder string) error
 	// Room says whether more of them have room; real if nil.
 	Room func(shape measurements.Machine, machines int, folder string) error
+	// ControlPlanes is how many a cluster may have; as many as images can make if zero.
+	ControlPlanes int
 	// Verifier makes the verifier of nodes; cluster.Trust.Verifier if nil.
 	Verifier func(cluster.Trust) (attestation.Verifier, error)
 }
@@ -54,6 +56,9 @@ func Command(o Options) *cobra.Command {
 	}
 	if o.Preflight == nil {
 		o.Preflight = preflight
+	}
+	if o.ControlPlanes == 0 {
+		o.ControlPlanes = 1 // no image makes a machine one more of a control plane so far
 	}
 	if o.Room == nil {
 		o.Room = room

@@ -4,6 +4,7 @@ package local_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -55,14 +56,11 @@ func TestMain(m *testing.M) {
 // constellation is the command with machines that are none.
 func constellation() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	device := attestationtest.NewDeviceFromSeed("image", [32]byte{1})
-	booted := *device
-	if image := os.Getenv(bootedEnv); image != "" {
-		booted.Image = image
+	verifier := func(cluster.Trust) (attestation.Verifier, error) {
+		return endorsed(attestationtest.Accept(devices()...)), nil
 	}
-	verifier := func(cluster.Trust) (attestation.Verifier, error) { return attestationtest.Accept(device), nil }
 	options := local.Options{
-		Runner: &runnertest.Runner{Device: &booted, OnBoot: onBoot, OnStep: onStep},
+		Runner: &runnertest.Runner{DeviceOf: booted, OnBoot: onBoot, OnStep: onStep},
 		Preflight: func(machine.Config, int, string) error {
 			if lack := os.Getenv(lackEnv); lack != "" {
 				return &machine.MissingToolError{Tool: lack, Package: lack}
@@ -75,11 +73,47 @@ func constellation() {
 			}
 			return nil
 		},
-		Verifier: verifier,
+		ControlPlanes: 3,
+		Verifier:      verifier,
 	}
 	code := command.Run(ctx, command.New(local.Command(options), recovery.Command(recovery.Options{Verifier: verifier})), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
+}
+
+// deviceOf is the TPM of a machine.
+func deviceOf(name string) *attestationtest.Device {
+	return attestationtest.NewDeviceFromSeed("image", sha256.Sum256([]byte(name)))
+}
+
+// devices are those of all machines that there may be.
+func devices() (out []*attestationtest.Device) {
+	for i := range 5 {
+		out = append(out, deviceOf(fmt.Sprintf("control-plane-%d", i+1)), deviceOf(fmt.Sprintf("worker-%d", i+1)))
+	}
+	return out
+}
+
+// booted is what a machine proves.
+func booted(name string) attestation.Issuer {
+	d := *deviceOf(name)
+	if image := os.Getenv(bootedEnv); image != "" {
+		d.Image = image
+	}
+	return &d
+}
+
+// endorsed has devices known as TPMs are: by what an inventory can list.
+func endorsed(p *attestationtest.Policy) attestation.Verifier { return &asTPM{p} }
+
+type asTPM struct{ *attestationtest.Policy }
+
+func (v *asTPM) Verify(ctx context.Context, e *attestation.Evidence, b attestation.Binding, ask attestation.Challenger) (*attestation.Claims, error) {
+	claims, err := v.Policy.Verify(ctx, e, b, ask)
+	if err == nil {
+		claims.Identities[0].Kind = attestation.EndorsementKey
+	}
+	return claims, err
 }
 
 func onBoot(ctx context.Context, name string) error {

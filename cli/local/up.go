@@ -142,7 +142,7 @@ var (
 )
 
 func (u *up) run(ctx context.Context) error {
-	if err := u.flags.check(); err != nil {
+	if err := u.flags.check(u.options); err != nil {
 		return err
 	}
 	p, err := u.dir.Presence()

@@ -13,7 +13,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/constellation-os/constellation/attestation/policy"
 	"github.com/constellation-os/constellation/services/joinservice/bindings"
+	"github.com/constellation-os/constellation/services/provider"
 )
 
 // apiServer knows nodes, and in the namespace of bindings a ConfigMap for the name of
@@ -22,6 +24,22 @@ type apiServer struct {
 	mu       sync.Mutex
 	nodes    map[string]bool // ready
 	bindings map[string]corev1.ConfigMap
+	policy   string
+}
+
+func (s *apiServer) setPolicy(document []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.policy = string(document)
+}
+
+// grants says whether the policy lets a machine be what it is meant to be. As in a
+// cluster, the role of a control plane is for those that it lists.
+func (s *apiServer) grants(self provider.Self) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, err := policy.Parse([]byte(s.policy))
+	return self.Role == provider.Worker || err == nil && d.Reserved(self.Name)
 }
 
 // setNode adds a node, or says how one is.
@@ -46,7 +64,11 @@ func (s *apiServer) setNode(name string, ready bool) {
 func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	const nodesPath, bindingsPath = "/api/v1/nodes", "/api/v1/namespaces/" + bindings.Namespace + "/configmaps"
+	const (
+		nodesPath    = "/api/v1/nodes"
+		bindingsPath = "/api/v1/namespaces/" + bindings.Namespace + "/configmaps"
+		policyPath   = "/api/v1/namespaces/kube-system/configmaps/constellation-policy"
+	)
 	name := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
 	switch r.Method + " " + r.URL.Path {
 	case "GET " + nodesPath:
@@ -67,6 +89,19 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "DELETE " + bindingsPath + "/" + name:
 		delete(s.bindings, name)
 		answer(w, success())
+	case "GET " + policyPath:
+		answer(w, corev1.ConfigMap{
+			TypeMeta:   metav1.TypeMeta{Kind: "ConfigMap", APIVersion: "v1"},
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "kube-system"}, Data: map[string]string{"policy.json": s.policy},
+		})
+	case "PUT " + policyPath:
+		var m corev1.ConfigMap
+		if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		s.policy = m.Data["policy.json"]
+		answer(w, m)
 	default:
 		http.NotFound(w, r)
 	}

@@ -27,6 +27,7 @@ const joinPort = 9444
 // member is what a machine does as part of a cluster.
 type member struct {
 	machine     *fake
+	node        *nodetest.Node
 	runner      *Runner
 	self        provider.Self
 	address     string
@@ -38,6 +39,9 @@ type member struct {
 func (m *member) begin(id keys.ClusterID) {
 	if err := os.WriteFile(m.disk, id[:], 0o600); err != nil {
 		panic(err)
+	}
+	if _, requests := m.node.Calls(); len(requests) > 0 {
+		m.runner.server.setPolicy(requests[0].Policy)
 	}
 	m.runner.server.setNode(m.self.Name, true)
 	context.AfterFunc(m.machine.ctx, func() { m.runner.server.setNode(m.self.Name, false) })
@@ -84,11 +88,11 @@ func (m *member) serve(id keys.ClusterID) error {
 }
 
 // seek asks the control planes to be let in until one does.
-func (m *member) seek(node *nodetest.Node, d *qemu.Document) {
+func (m *member) seek(d *qemu.Document) {
 	for m.machine.ctx.Err() == nil {
 		for _, p := range d.Peers {
-			if p.Role == provider.ControlPlane && m.ask(p.Address.String()) == d.Cluster.ID {
-				node.Join(d.Cluster.ID)
+			if p.Role == provider.ControlPlane && m.ask(p.Address.String()) == d.Cluster.ID && m.runner.server.grants(m.self) {
+				m.node.Join(d.Cluster.ID)
 				return
 			}
 		}

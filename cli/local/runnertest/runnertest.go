@@ -35,8 +35,9 @@ import (
 
 // Runner implements supervisor.Runner.
 type Runner struct {
-	// Device makes the evidence of every node.
-	Device attestation.Issuer
+	// Device makes the evidence of every node; DeviceOf, if set, that of each.
+	Device   attestation.Issuer
+	DeviceOf func(name string) attestation.Issuer
 	// OnBoot, if set, is called at each boot of each machine, and may delay or fail it.
 	OnBoot func(ctx context.Context, name string) error
 	// OnStep is that of the node.
@@ -116,7 +117,7 @@ func (m *fake) join(c machine.Config, r *Runner) error {
 	if id, err := os.ReadFile(disk); err == nil {
 		node.Disk, node.Of = api.Disk_DISK_NODE, keys.ClusterID(id)
 	}
-	member := &member{machine: m, runner: r, self: d.Self, address: address.String(), disk: disk}
+	member := &member{machine: m, node: node, runner: r, self: d.Self, address: address.String(), disk: disk}
 	node.OnMember = member.begin
 	if d.Self.Role == provider.ControlPlane {
 		if member.credentials, err = keptCredentials(c.StateDir); err != nil {
@@ -127,13 +128,17 @@ func (m *fake) join(c machine.Config, r *Runner) error {
 	if d.Cluster != nil {
 		fmt.Fprintf(c.Console, "I am to join %x\r\n", d.Cluster.ID)
 		node.State = api.State_STATE_JOINING
-		go member.seek(node, d)
+		go member.seek(d)
 	}
 	l, err := m.guest.Listen(address.String(), bootstrapper.Port)
 	if err != nil {
 		return err
 	}
-	go node.Serve(m.ctx, l, r.Device)
+	device := r.Device
+	if r.DeviceOf != nil {
+		device = r.DeviceOf(m.name)
+	}
+	go node.Serve(m.ctx, l, device)
 	return nil
 }
 
