@@ -7,6 +7,7 @@ package disk
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"slices"
 	"testing"
@@ -156,6 +157,76 @@ func TestExchangedSectorsAreReadErrors(t *testing.T) {
 		if _, err := readBack(t, exchanged, key, len(content), at); !unreadable(err) {
 			t.Errorf("at %d MiB another sector's content was read: %v", at>>20, err)
 		}
+	}
+}
+
+// TestForgedSuperblocksGiveNoWrongData changes what dm-integrity reads from the disk about itself, and nobody
+// authenticates (struct superblock of the kernel's drivers/md/dm-integrity.c): the volume does not open, or sectors cannot
+// be read, or are what was written.
+func TestForgedSuperblocksGiveNoWrongData(t *testing.T) {
+	s := serve(t, newMemory(small))
+	key, _ := formatted(t, s.path)
+	volume := opened(t, s.path, key, Unwitnessed())
+	const at = 100 << 20
+	content := random(luks2.SectorSize)
+	writeFile(t, volume.Device, content, at)
+	closed(t, volume)
+	whole := s.copy()
+	s.stop(t)
+
+	const page = luks2.DataOffset / pageSize
+	good := whole.pages[page]
+	if !bytes.HasPrefix(good[:], []byte("integrt\x00")) {
+		t.Fatalf("dm-integrity's superblock is not at %d: %q", luks2.DataOffset, good[:8])
+	}
+	outcomes := map[string]int{}
+	for _, forged := range []struct {
+		name  string
+		at    int
+		value []byte
+	}{
+		{"none at all", 0, make([]byte, 64)},
+		{"another magic", 0, []byte("integrT")},
+		{"an older version", 8, []byte{1}},
+		{"a version that does not exist", 8, []byte{255}},
+		{"smaller runs", 9, []byte{10}},
+		{"runs of more than a disk", 9, []byte{40}},
+		{"smaller tags", 10, []byte{16, 0}},
+		{"no tags", 10, []byte{0, 0}},
+		{"no journal", 12, []byte{0, 0, 0, 0}},
+		{"a short journal", 12, []byte{1, 0, 0, 0}},
+		{"a journal beyond the disk", 12, []byte{255, 255, 255, 127}},
+		{"fewer sectors", 16, []byte{0, 0, 1, 0, 0, 0, 0, 0}},
+		{"more sectors than there are", 16, []byte{255, 255, 255, 255, 255, 0, 0, 0}},
+		{"a MAC of the journal", 24, []byte{good[24] | 1}},
+		{"tags to be made anew", 24, []byte{good[24] | 2}},
+		{"a bitmap", 24, []byte{good[24] | 4}},
+		{"no fixed padding", 24, []byte{good[24] &^ 8}},
+		{"tags inside of sectors", 24, []byte{good[24] | 32}},
+		{"smaller blocks", 28, []byte{0}},
+		{"blocks of more than a page", 28, []byte{9}},
+	} {
+		bad := *good
+		copy(bad[forged.at:], forged.value)
+		d := whole.snapshot()
+		d.pages[page] = &bad
+		got, err := readBack(t, d, key, len(content), at)
+		outcome := "does not open"
+		switch {
+		case err == nil && !bytes.Equal(got, content):
+			t.Errorf("%s: wrong data was read", forged.name)
+		case err == nil:
+			outcome = "is read as it was written"
+		case unreadable(err):
+			outcome = "cannot be read"
+		case errors.Is(err, io.EOF):
+			outcome = "ends before"
+		}
+		outcomes[outcome]++
+		t.Logf("%s: %s", forged.name, outcome)
+	}
+	if len(outcomes) < 2 {
+		t.Errorf("all forgeries have the same outcome: %v", outcomes)
 	}
 }
 

@@ -25,8 +25,14 @@ type disk struct {
 
 func newDisk(t testing.TB) *disk {
 	t.Helper()
-	d := &disk{key: make([]byte, KeySize), volumeKey: make([]byte, VolumeKeySize)}
-	rand.Read(d.key)
+	key := make([]byte, KeySize)
+	rand.Read(key)
+	return diskOf(t, key)
+}
+
+func diskOf(t testing.TB, key []byte) *disk {
+	t.Helper()
+	d := &disk{key: key, volumeKey: make([]byte, VolumeKeySize)}
 	rand.Read(d.volumeKey)
 	var err error
 	if d.mac, err = NewMACKey(d.key); err != nil {
