@@ -4,7 +4,6 @@ package attestation_test
 
 import (
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,13 +15,17 @@ import (
 )
 
 // threatRow is one row of the table in docs/attestation.md.
-var threatRow = regexp.MustCompile("(?m)^\\| (V[0-9]+) \\| [^|]+ \\| ([^|]*)\\| `([^`]+)` `(\\w+)(?:/([^`]+))?` \\|$")
+var threatRow = regexp.MustCompile("(?m)^\\| (V[0-9]+) \\| [^|]+ \\| ([^|]*)\\| `[^`]+_test\\.go` `[^`]+` \\|$")
 
 // TestEveryThreatHasItsTests: the table names every threat that this room answers to,
-// and only reasons and tests that there are.
+// a test for each attempt, and only reasons that there are. That the tests exist is
+// checked by package docs, of all pages.
 func TestEveryThreatHasItsTests(t *testing.T) {
-	page := readFile(t, "docs/attestation.md")
-	_, section, _ := strings.Cut(page, "\n## Threats and their tests\n")
+	page, err := os.ReadFile("../docs/attestation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n## Threats and their tests\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	rows := threatRow.FindAllStringSubmatch(section, -1)
 	if lines := strings.Count(section, "\n| V"); len(rows) != lines || lines == 0 {
@@ -40,26 +43,9 @@ func TestEveryThreatHasItsTests(t *testing.T) {
 				t.Errorf("%s: there is no reason %q", row[1], m[1])
 			}
 		}
-		source := readFile(t, row[3])
-		if !strings.Contains(source, "\nfunc "+row[4]+"(") {
-			t.Errorf("%s: %s has no test %s", row[1], row[3], row[4])
-		}
-		if row[5] != "" && !strings.Contains(source, `"`+row[5]+`"`) {
-			t.Errorf("%s: %s of %s has no part %q", row[1], row[4], row[3], row[5])
-		}
 	}
 	want := []string{"V3", "V4", "V5", "V6", "V7", "V8", "V9", "V12", "V13", "V19", "V21", "V22"}
 	if diff := cmp.Diff(want, slices.Compact(threats)); diff != "" {
 		t.Errorf("threats in the table: %s", diff)
 	}
-}
-
-// readFile reads a file of the module.
-func readFile(t *testing.T, path string) string {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join("..", path))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
 }
