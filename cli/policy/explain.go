@@ -33,8 +33,8 @@ type explanation struct {
 	Inventory    []device                 `json:"inventory"`
 	Authorities  []authority              `json:"authorities"`
 	// FirstCome are the roles that a device may have which the inventory does not list.
-	FirstCome []string `json:"first_come"`
-	Images       []bootable               `json:"images"`
+	FirstCome []string   `json:"first_come"`
+	Images    []bootable `json:"images"`
 }
 
 type device struct {
