@@ -25,10 +25,11 @@ var throughput = flag.Bool("throughput", false, "measure the choices of encrypti
 // choice is a way to encrypt and authenticate.
 type choice struct {
 	name      string
-	crypt     string // dm-crypt's cipher; empty: the bare disk
-	key       int    // bytes
-	integrity string // dm-crypt's option; empty: without authentication
-	journal   string // dm-integrity's mode
+	crypt     string   // dm-crypt's cipher; empty: the bare disk
+	key       int      // bytes
+	integrity string   // dm-crypt's option; empty: without authentication
+	journal   string   // dm-integrity's mode
+	options   []string // further ones of dm-crypt
 }
 
 var choices = []choice{
@@ -136,7 +137,7 @@ func (c choice) mapOver(path string) (string, error) {
 	}
 	below := fmt.Sprintf("%d:%d", unix.Major(stat.Rdev), unix.Minor(stat.Rdev))
 	sectors := uint64(4 << 30 / sector)
-	options := "1 sector_size:4096"
+	options := append([]string{"sector_size:4096"}, c.options...)
 	if c.integrity != "" {
 		blank, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
@@ -156,11 +157,11 @@ func (c choice) mapOver(path string) (string, error) {
 			return "", err
 		}
 		below = fmt.Sprintf("%d:%d", major, minor)
-		options = "2 integrity:" + c.integrity + " sector_size:4096"
+		options = append(options, "integrity:"+c.integrity)
 	}
 	_, minor, err := devicemapper.Create(devicemapper.Table{
 		Name: "benchmark", UUID: "benchmark", Sectors: sectors, Target: "crypt",
-		Parameters: fmt.Sprintf("%s %x 0 %s 0 %s", c.crypt, random(c.key), below, options),
+		Parameters: fmt.Sprintf("%s %x 0 %s 0 %d %s", c.crypt, random(c.key), below, len(options), strings.Join(options, " ")),
 	})
 	if err != nil && c.integrity != "" {
 		_ = remove("benchmark_dif")

@@ -11,6 +11,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -144,7 +145,7 @@ func (s *smoke) check(t *testing.T) {
 		}
 	})
 	t.Run("pinned images", s.checkImages)
-	t.Run("memory", s.checkMemory)
+	t.Run("resources", s.checkResources)
 	for line := range strings.Lines(s.inspect(t, "get", "http://127.0.0.1:2381/metrics")) {
 		if strings.HasPrefix(line, "etcd_disk_wal_fsync_duration_seconds_") && !strings.Contains(line, "bucket") {
 			t.Log(strings.TrimSpace(line))
@@ -158,28 +159,46 @@ const (
 	maxServicesMemory = 96 << 20 // of our own services together
 )
 
-// checkMemory wants little of it to be used: what the kernel could not take back.
-func (s *smoke) checkMemory(t *testing.T) {
-	type memory struct{ WorkingSetBytes, RSSBytes int64 }
+// usage is how much somebody uses of memory, and has used of the processors.
+type usage struct {
+	Memory struct{ WorkingSetBytes int64 }
+	CPU    struct{ UsageCoreNanoSeconds int64 }
+}
+
+func (u usage) String() string {
+	return fmt.Sprintf("%6.1f MiB, %6.1f s of processor", float64(u.Memory.WorkingSetBytes)/(1<<20), time.Duration(u.CPU.UsageCoreNanoSeconds).Seconds())
+}
+
+// checkResources wants little memory to be used: what the kernel could not take back.
+func (s *smoke) checkResources(t *testing.T) {
 	var summary struct {
-		Node struct{ Memory memory }
+		Node struct {
+			usage
+			SystemContainers []struct {
+				usage
+				Name string
+			}
+		}
 		Pods []struct {
+			usage
 			PodRef struct{ Name, Namespace string }
-			Memory memory
 		}
 	}
 	node := s.run(t, "get", "nodes", "--output=jsonpath={.items[0].metadata.name}")
 	s.json(t, &summary, "get", "--raw=/api/v1/nodes/"+node+"/proxy/stats/summary")
+	t.Logf("%v: the node", summary.Node.usage)
+	for _, c := range summary.Node.SystemContainers {
+		t.Logf("%v: %s", c.usage, c.Name)
+	}
 	var services int64
 	for _, p := range summary.Pods {
-		t.Logf("%6.1f MiB, %6.1f MiB resident: %s/%s", float64(p.Memory.WorkingSetBytes)/(1<<20), float64(p.Memory.RSSBytes)/(1<<20), p.PodRef.Namespace, p.PodRef.Name)
+		t.Logf("%v: %s/%s", p.usage, p.PodRef.Namespace, p.PodRef.Name)
 		for _, ours := range []string{"keyservice-", "joinservice-", "verificationservice-"} {
 			if strings.HasPrefix(p.PodRef.Name, ours) {
 				services += p.Memory.WorkingSetBytes
 			}
 		}
 	}
-	t.Logf("%6.1f MiB: the node; %.1f MiB: our services", float64(summary.Node.Memory.WorkingSetBytes)/(1<<20), float64(services)/(1<<20))
 	if used := summary.Node.Memory.WorkingSetBytes; used == 0 || used > maxNodeMemory {
 		t.Errorf("the node uses %d bytes", used)
 	}

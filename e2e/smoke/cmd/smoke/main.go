@@ -107,16 +107,20 @@ func named(args []string) error {
 	})
 }
 
-// walk calls visit for everything below a folder that is no folder, but in the
-// kernel's own file systems, and for what goes away meanwhile.
+// walk calls visit for everything below a folder but what the kernel makes, what
+// containers see (of which the layers are elsewhere), and what goes away meanwhile.
 func walk(root string, visit func(path string) error) error {
+	var skipped []string
+	for _, name := range []string{"proc", "sys", "dev", "run"} {
+		skipped = append(skipped, filepath.Join(root, name))
+	}
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil
 		case err != nil:
 			return err
-		case d.IsDir() && (path == filepath.Join(root, "proc") || path == filepath.Join(root, "sys") || path == filepath.Join(root, "dev")):
+		case d.IsDir() && slices.Contains(skipped, path):
 			return filepath.SkipDir
 		case d.IsDir():
 			return nil
