@@ -60,6 +60,9 @@ type Parameters struct {
 	// SingleNode says that there are no workers: the control plane's node runs
 	// everybody's pods.
 	SingleNode bool
+	// EtcdMembers are those of a cluster that is there, NAME=URL,…, with this node among
+	// them; empty on the cluster's first node.
+	EtcdMembers string
 }
 
 // Files are the contents of files, by their absolute path.
@@ -146,11 +149,30 @@ func (p *Parameters) configuration(n network.Network) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if p.EtcdMembers != "" {
+		if err := p.joinEtcd(cluster); err != nil {
+			return nil, err
+		}
+	}
 	kubelet, err := document("kubelet.yaml", field{[]any{n.DNS().String()}, []string{"clusterDNS"}})
 	if err != nil {
 		return nil, err
 	}
 	return join(initial, cluster, kubelet)
+}
+
+// joinEtcd has etcd begin as one more member of a cluster. The flags count for a member
+// without data alone.
+func (p *Parameters) joinEtcd(cluster map[string]any) error {
+	path := []string{"etcd", "local", "extraArgs"}
+	flags, _, err := unstructured.NestedSlice(cluster, path...)
+	if err != nil {
+		return err
+	}
+	flags = append(flags,
+		map[string]any{"name": "initial-cluster", "value": p.EtcdMembers},
+		map[string]any{"name": "initial-cluster-state", "value": "existing"})
+	return unstructured.SetNestedSlice(cluster, flags, path...)
 }
 
 // patch sets the image of a static pod and takes rights from it.

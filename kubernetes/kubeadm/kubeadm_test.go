@@ -122,6 +122,30 @@ func TestSingleNode(t *testing.T) {
 	}
 }
 
+// TestEtcdMembers: one more node's etcd is told of the others, and nothing else differs.
+func TestEtcdMembers(t *testing.T) {
+	const members = "one=https://10.77.0.10:2380,two=https://10.77.0.11:2380"
+	first, further := render(t, nil), render(t, func(p *Parameters) { p.EtcdMembers = members })
+	flags := func(files Files) map[string]string {
+		out := map[string]string{}
+		list, _ := at(documents(t, files, DefaultDirectory)["ClusterConfiguration"], "etcd", "local", "extraArgs").([]any)
+		for _, f := range list {
+			out[at(f, "name").(string)] = at(f, "value").(string)
+		}
+		return out
+	}
+	want := flags(first)
+	want["initial-cluster"], want["initial-cluster-state"] = members, "existing"
+	if diff := cmp.Diff(want, flags(further)); diff != "" {
+		t.Errorf("etcd's flags (-want +got):\n%s", diff)
+	}
+	delete(first, ConfigFile(DefaultDirectory))
+	delete(further, ConfigFile(DefaultDirectory))
+	if diff := cmp.Diff(first, further); diff != "" {
+		t.Errorf("the other files (-want +got):\n%s", diff)
+	}
+}
+
 func TestSameEveryTime(t *testing.T) {
 	first := render(t, func(p *Parameters) { p.APIServerNames = []string{"a", "b"} })
 	for range 10 {

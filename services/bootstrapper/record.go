@@ -14,7 +14,7 @@ import (
 // Record is what the node keeps of the request, without its secrets.
 func (r *Request) Record() *record.Node {
 	return &record.Node{
-		Role: provider.ControlPlane, Name: r.NodeName,
+		Role: provider.ControlPlane, Name: r.NodeName, First: true,
 		Cluster: r.Cluster.String(), ClusterName: r.ClusterName, Policy: r.Policy,
 		Endpoint: r.Endpoint, APIServerNames: r.APIServerNames,
 		PodNetwork: r.Network.Pods.String(), ServiceNetwork: r.Network.Services.String(),

@@ -6,6 +6,9 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/constellation-os/constellation/keys"
@@ -49,6 +52,17 @@ func (t *Ticket) Close() {
 	if t.witness != nil {
 		t.first.close()
 	}
+}
+
+// ControlPlanes are the hosts of control planes, that which issued the ticket first.
+func (t *Ticket) ControlPlanes() []string {
+	out := []string{t.first.host()}
+	for _, address := range t.addresses {
+		if host, _, err := net.SplitHostPort(address); err == nil && !slices.Contains(out, host) {
+			out = append(out, host)
+		}
+	}
+	return out
 }
 
 // ask asks for a ticket with a certificate, and for one without if the machine's name,
@@ -112,6 +126,11 @@ func (t *Ticket) check(of *target, secrets *api.Ticket, role api.Role) (err erro
 	}
 	if (t.Role == provider.ControlPlane) != (t.ControlPlane != nil) {
 		return fmt.Errorf("a %s gets the control plane's files, or lacks them", t.Role)
+	}
+	for _, f := range t.ControlPlane.GetFiles() {
+		if !filepath.IsLocal(f.Path) || filepath.Clean(f.Path) != f.Path {
+			return fmt.Errorf("a file of the control plane is called %.80q", f.Path)
+		}
 	}
 	return t.checkCertificate()
 }

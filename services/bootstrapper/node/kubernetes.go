@@ -23,10 +23,12 @@ import (
 // Where Kubernetes keeps its files, by its own convention (kubeadm's constants).
 const (
 	kubernetesFolder = "/etc/kubernetes"
-	authorityCert    = kubernetesFolder + "/pki/ca.crt"
-	authorityKey     = kubernetesFolder + "/pki/ca.key"
-	superAdminConfig = kubernetesFolder + "/super-admin.conf"
-	adminConfig      = kubernetesFolder + "/admin.conf"
+	// ControlPlaneFiles is the folder of what the nodes of a control plane share.
+	ControlPlaneFiles = kubernetesFolder + "/pki"
+	authorityCert     = kubernetesFolder + "/pki/ca.crt"
+	authorityKey      = kubernetesFolder + "/pki/ca.key"
+	superAdminConfig  = kubernetesFolder + "/super-admin.conf"
+	adminConfig       = kubernetesFolder + "/admin.conf"
 )
 
 // KeyService's certificate and key, in memory (kubernetes/manifests/keyservice.yaml).

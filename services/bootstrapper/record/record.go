@@ -35,6 +35,8 @@ type Node struct {
 	Format string        `json:"format"`
 	Role   provider.Role `json:"role"`
 	Name   string        `json:"name"`
+	// First: the node founded the cluster.
+	First bool `json:"first,omitempty"`
 	// Cluster is the cluster's identity, in hexadecimal, and Policy its policy when the
 	// node became part of it.
 	Cluster     string          `json:"cluster"`

@@ -65,6 +65,9 @@ func wait(ctx context.Context, report Report, ask func(context.Context) error) e
 type APIServer struct {
 	Cluster Cluster
 	Units   Units
+	// Etcd is set on a node that is one more of a control plane: the API server waits for
+	// its own etcd, and that for a vote.
+	Etcd Etcd
 }
 
 // ID implements [Step].
@@ -72,12 +75,12 @@ func (*APIServer) ID() api.Step { return api.Step_STEP_API_SERVER }
 
 // Run implements [Step].
 func (a *APIServer) Run(ctx context.Context, report Report) (Outcome, error) {
-	if a.Cluster.Ready(ctx) == nil {
+	if a.ready(ctx) == nil {
 		return Skipped, nil
 	}
 	asked := 0
 	err := wait(ctx, report, func(ctx context.Context) error {
-		err := a.Cluster.Ready(ctx)
+		err := a.ready(ctx)
 		if asked++; err == nil || asked%unitEvery != 0 {
 			return err
 		}
@@ -91,6 +94,15 @@ func (a *APIServer) Run(ctx context.Context, report Report) (Outcome, error) {
 		return Done, fmt.Errorf("the API server does not answer: %w", err)
 	}
 	return Done, nil
+}
+
+func (a *APIServer) ready(ctx context.Context) error {
+	if a.Etcd != nil {
+		if err := a.Etcd.Promote(ctx); err != nil {
+			return fmt.Errorf("etcd: %w", err)
+		}
+	}
+	return a.Cluster.Ready(ctx)
 }
 
 // Members are the machines that the cluster knows as its nodes.
@@ -107,6 +119,8 @@ type Services struct {
 	Units   Units
 	Marks   Marks
 	Members Members
+	// Further says that the node is not the cluster's first: the cluster has its services.
+	Further bool
 }
 
 // ID implements [Step].
@@ -125,7 +139,7 @@ func (s *Services) Run(ctx context.Context, report Report) (Outcome, error) {
 			return outcome, err
 		}
 	}
-	if !s.Marks.Marked(ServicesMark) {
+	if !s.Further && !s.Marks.Marked(ServicesMark) {
 		outcome = Done
 		if err := s.Cluster.Apply(ctx, report); err != nil {
 			return outcome, fmt.Errorf("apply the cluster's services: %w", err)

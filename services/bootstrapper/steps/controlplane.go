@@ -51,7 +51,41 @@ type ControlPlane struct {
 	Kubernetes KubernetesFiles
 	Marks      Marks
 	// Render makes kubeadm's configuration and the files that it names, by their paths.
-	Render func() (map[string][]byte, error)
+	// members are those of etcd when this node becomes one more of them, and else nothing.
+	Render func(members string) (map[string][]byte, error)
+	// Further is nil on the cluster's first node.
+	Further *Further
+}
+
+// Etcd is the cluster's store, of which this node becomes one more member.
+type Etcd interface {
+	// Announce makes the node a member that learns, and returns all members as etcd wants
+	// them told, NAME=URL,… It may be called again until etcd has run on the node.
+	Announce(ctx context.Context) (members string, err error)
+	// Promote makes the member that learns one that votes; a member that does stays one.
+	Promote(ctx context.Context) error
+}
+
+// Further is what makes a node one more of a control plane.
+type Further struct {
+	// Given are the files that all of its nodes have, by their paths. Some are secret.
+	Given map[string][]byte
+	Etcd  Etcd
+}
+
+// prepare does what has to be before kubeadm makes the other files.
+func (f *Further) prepare(ctx context.Context, files Files, report Report) (members string, err error) {
+	if f == nil {
+		return "", nil
+	}
+	if _, err := writeAll(files, f.Given); err != nil {
+		return "", fmt.Errorf("write the control plane's files: %w", err)
+	}
+	report("etcd: one more member", 0, 0)
+	if members, err = f.Etcd.Announce(ctx); err != nil {
+		return "", fmt.Errorf("become a member of etcd: %w", err)
+	}
+	return members, nil
 }
 
 // ID implements [Step].
@@ -59,13 +93,17 @@ func (*ControlPlane) ID() api.Step { return api.Step_STEP_CONTROL_PLANE }
 
 // Run implements [Step].
 func (c *ControlPlane) Run(ctx context.Context, report Report) (Outcome, error) {
-	made := c.Marks.Marked(FilesMark)
+	made, members := c.Marks.Marked(FilesMark), ""
 	if !made {
-		if err := c.Kubernetes.Empty(); err != nil {
+		err := c.Kubernetes.Empty()
+		if err != nil {
 			return Done, fmt.Errorf("remove what an earlier attempt has left: %w", err)
 		}
+		if members, err = c.Further.prepare(ctx, c.Files, report); err != nil {
+			return Done, err
+		}
 	}
-	outcome, err := c.configure()
+	outcome, err := c.configure(members)
 	if err != nil {
 		return outcome, err
 	}
@@ -77,6 +115,12 @@ func (c *ControlPlane) Run(ctx context.Context, report Report) (Outcome, error) 
 		}
 		if err := c.Marks.Mark(FilesMark); err != nil {
 			return outcome, err
+		}
+		// From here on the node's configuration is like every other's.
+		if members != "" {
+			if _, err := c.configure(""); err != nil {
+				return outcome, err
+			}
 		}
 	}
 	certified, err := c.Kubernetes.Certify()
@@ -94,8 +138,8 @@ func (c *ControlPlane) Run(ctx context.Context, report Report) (Outcome, error) 
 
 // configure writes kubeadm's configuration and what it names. Some of it is in memory,
 // and gone after a reboot.
-func (c *ControlPlane) configure() (Outcome, error) {
-	files, err := c.Render()
+func (c *ControlPlane) configure(members string) (Outcome, error) {
+	files, err := c.Render(members)
 	if err != nil {
 		return Done, fmt.Errorf("make kubeadm's configuration: %w", err)
 	}

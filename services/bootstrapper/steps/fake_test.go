@@ -494,7 +494,7 @@ func rest(m *machine, ring *keys.Keyring, j *journal.Journal) []Step {
 		&Components{Delivery: m},
 		&Runtime{Units: m, Delivery: m},
 		&Secrets{Files: m, Units: m, Keyring: ring},
-		&ControlPlane{Units: m, Files: m, Kubernetes: m, Marks: j, Render: func() (map[string][]byte, error) {
+		&ControlPlane{Units: m, Files: m, Kubernetes: m, Marks: j, Render: func(string) (map[string][]byte, error) {
 			return map[string][]byte{kubeadmConfig: []byte("configuration")}, nil
 		}},
 		&APIServer{Cluster: m, Units: m},

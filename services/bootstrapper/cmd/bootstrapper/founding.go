@@ -50,15 +50,15 @@ func check(r *bootstrapper.Request, pins componentset.Pins, address func() (neti
 			return fmt.Errorf("component_set: it has no program %s to be installed as %s", name, want)
 		}
 	}
-	if _, err := configuration(r, set, address); err != nil {
+	if _, err := configuration(r, set, address, ""); err != nil {
 		return err
 	}
 	_, err = services(r, set)
 	return err
 }
 
-// configuration is kubeadm's.
-func configuration(r *bootstrapper.Request, set *componentset.Set, address func() (netip.Addr, error)) (map[string][]byte, error) {
+// configuration is kubeadm's. members are etcd's when this node becomes one more of them.
+func configuration(r *bootstrapper.Request, set *componentset.Set, address func() (netip.Addr, error), members string) (map[string][]byte, error) {
 	a, err := address()
 	if err != nil {
 		return nil, err
@@ -67,6 +67,7 @@ func configuration(r *bootstrapper.Request, set *componentset.Set, address func(
 		NodeName: r.NodeName, NodeAddress: a.String(), Endpoint: r.Endpoint, APIServerNames: r.APIServerNames, ClusterName: r.ClusterName,
 		PodNetwork: r.Network.Pods.String(), ServiceNetwork: r.Network.Services.String(),
 		KubernetesVersion: set.Kubernetes, Images: set.References(), SingleNode: r.Schedulable,
+		EtcdMembers: members,
 	})
 }
 
@@ -91,7 +92,7 @@ func settings(r *bootstrapper.Request) []*unstructured.Unstructured {
 // founding makes the steps of a cluster's first node. Nobody remembers the generation of
 // its disk yet.
 func (m *machine) founding(r *bootstrapper.Request) ([]steps.Step, error) {
-	rest, err := m.controlPlane(r)
+	rest, err := m.controlPlane(r, true, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -107,8 +108,9 @@ func (m *machine) founding(r *bootstrapper.Request) ([]steps.Step, error) {
 }
 
 // controlPlane makes the steps of a node of the control plane once its disk is open.
-// Those that were done before do nothing but start what does not run.
-func (m *machine) controlPlane(r *bootstrapper.Request) ([]steps.Step, error) {
+// Those that were done before do nothing but start what does not run. first says that it
+// founded the cluster; further is there for one that did not and has a ticket.
+func (m *machine) controlPlane(r *bootstrapper.Request, first bool, further *steps.Further) ([]steps.Step, error) {
 	set, err := m.set(string(r.ComponentSet))
 	if err != nil {
 		return nil, err
@@ -123,15 +125,19 @@ func (m *machine) controlPlane(r *bootstrapper.Request) ([]steps.Step, error) {
 		Objects: node.LocalObjects, Device: m.device, Name: r.NodeName, Role: policy.ControlPlane,
 		Address: node.Address, Opened: m.journal.Opened,
 	}
+	apiServer := &steps.APIServer{Cluster: cluster, Units: m.units}
+	if further != nil {
+		apiServer.Etcd = further.Etcd
+	}
 	return []steps.Step{
 		&steps.Components{Delivery: delivery},
 		&steps.Runtime{Units: m.units, Delivery: delivery},
 		&steps.Secrets{Files: files, Units: m.units, Keyring: r.Keyring},
-		&steps.ControlPlane{Units: m.units, Files: files, Kubernetes: kubernetes, Marks: m.journal, Render: func() (map[string][]byte, error) {
-			return configuration(r, set, node.Address)
+		&steps.ControlPlane{Units: m.units, Files: files, Kubernetes: kubernetes, Marks: m.journal, Further: further, Render: func(members string) (map[string][]byte, error) {
+			return configuration(r, set, node.Address, members)
 		}},
-		&steps.APIServer{Cluster: cluster, Units: m.units},
-		&steps.Services{Cluster: cluster, Units: m.units, Marks: m.journal, Members: members},
+		apiServer,
+		&steps.Services{Cluster: cluster, Units: m.units, Marks: m.journal, Members: members, Further: !first},
 		&steps.Node{Cluster: cluster},
 	}, nil
 }

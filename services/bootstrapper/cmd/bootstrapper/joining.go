@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 
 	"github.com/constellation-os/constellation/attestation"
 	"github.com/constellation-os/constellation/attestation/policy"
@@ -62,9 +63,14 @@ func (c *candidate) Member() bool { return c.server.Member() }
 
 // Become implements join.Machine.
 func (c *candidate) Become(_ context.Context, t *join.Ticket) error {
-	err := c.server.Join(&bootstrapper.Task{
-		Cluster: t.Cluster, Wipe: t.Close,
-		Plan: func() (*steps.Plan, error) { return c.joining(t), nil },
+	ring, err := masterSecret(t)
+	if err != nil {
+		t.Close()
+		return err
+	}
+	err = c.server.Join(&bootstrapper.Task{
+		Cluster: t.Cluster, Wipe: func() { t.Close(); ring.Wipe() },
+		Plan: func() (*steps.Plan, error) { return c.joining(t, ring), nil },
 	})
 	if bootstrapper.ProblemOf(err).GetReason() == api.Problem_REASON_BUSY {
 		return join.ErrBusy
@@ -72,9 +78,17 @@ func (c *candidate) Become(_ context.Context, t *join.Ticket) error {
 	return err
 }
 
+// masterSecret is the one in a ticket for the control plane; an empty one in others.
+func masterSecret(t *join.Ticket) (*keys.Keyring, error) {
+	if t.ControlPlane == nil {
+		return &keys.Keyring{}, nil
+	}
+	return keys.Parse(t.ControlPlane.GetMasterSecret())
+}
+
 // joining makes the plan of a node for which its cluster has issued a ticket. The cluster
 // remembers the disk's generation.
-func (m *machine) joining(t *join.Ticket) *steps.Plan {
+func (m *machine) joining(t *join.Ticket, ring *keys.Keyring) *steps.Plan {
 	d := m.stateDisk(steps.TicketKey{UUID: t.Disk.UUID, Key: t.DiskKey}, t)
 	lock := &steps.Lock{Register: register, Cluster: t.Cluster}
 	if t.Disk.Fresh {
@@ -88,7 +102,7 @@ func (m *machine) joining(t *join.Ticket) *steps.Plan {
 		}
 		return remember(t)
 	}
-	return &steps.Plan{Steps: []steps.Step{lock, d}, Then: func() ([]steps.Step, error) { return m.joined(t) }}
+	return &steps.Plan{Steps: []steps.Step{lock, d}, Then: func() ([]steps.Step, error) { return m.joined(t, ring) }}
 }
 
 // remember writes the record of a node that joins, or brings it up to date.
@@ -112,7 +126,7 @@ func remember(t *join.Ticket) error {
 }
 
 // joined makes the steps of a node whose disk was opened with a ticket.
-func (m *machine) joined(t *join.Ticket) ([]steps.Step, error) {
+func (m *machine) joined(t *join.Ticket, ring *keys.Keyring) ([]steps.Step, error) {
 	n, err := nodeRecord.Load()
 	if err != nil {
 		return nil, err
@@ -120,15 +134,17 @@ func (m *machine) joined(t *join.Ticket) ([]steps.Step, error) {
 	if n.Role == provider.Worker {
 		return m.worker(n, &node.KubeletCredentials{Root: root, Endpoint: n.Endpoint, Authority: t.Parameters.GetAuthority(), Certificate: t.Certificate, Key: t.Key})
 	}
-	if t.Disk.Fresh {
-		return nil, &steps.Failure{Reason: api.Problem_REASON_STEP, Err: errors.New("this image cannot make a machine one more node of a control plane"),
-			Advice: "Change the policy's inventory: let the machine be a worker."}
+	if n.First {
+		return m.returning(n, ring, nil)
 	}
-	ring, err := keys.Parse(t.ControlPlane.GetMasterSecret())
-	if err != nil {
-		return nil, err
+	given := map[string][]byte{}
+	for _, f := range t.ControlPlane.GetFiles() {
+		given[filepath.Join(node.ControlPlaneFiles, f.Path)] = f.Content
 	}
-	return m.returning(n, ring)
+	return m.returning(n, ring, &steps.Further{
+		Given: given,
+		Etcd:  &node.Etcd{Root: root, Node: n.Name, Address: node.Address, Others: t.ControlPlanes()},
+	})
 }
 
 // worker makes the steps of a worker once its disk is open.

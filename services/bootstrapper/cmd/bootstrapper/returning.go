@@ -114,11 +114,12 @@ func (m *machine) comeBack(r *bootstrapper.Recovery) ([]steps.Step, error) {
 	if n.Role == provider.Worker {
 		return nil, errWorker
 	}
-	return m.returning(n, r.Keyring)
+	return m.returning(n, r.Keyring, nil)
 }
 
-// returning makes the steps of a node of the control plane that comes back.
-func (m *machine) returning(n *record.Node, ring *keys.Keyring) ([]steps.Step, error) {
+// returning makes the steps of a node of the control plane that comes back, or, with a
+// ticket, becomes one.
+func (m *machine) returning(n *record.Node, ring *keys.Keyring, further *steps.Further) ([]steps.Step, error) {
 	request, err := bootstrapper.RequestOf(n, ring)
 	if err != nil {
 		return nil, err
@@ -126,7 +127,7 @@ func (m *machine) returning(n *record.Node, ring *keys.Keyring) ([]steps.Step, e
 	if err := m.journal.Adopt(request.Fingerprint(), n.Name); err != nil {
 		return nil, err
 	}
-	return m.controlPlane(request)
+	return m.controlPlane(request, n.First, further)
 }
 
 // look is what the state disk looks like.
