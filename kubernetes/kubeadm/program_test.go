@@ -130,6 +130,76 @@ func TestStaticPods(t *testing.T) {
 	}
 }
 
+// TestFurtherNode: from what all nodes of a control plane share, kubeadm makes the files of
+// one more: it keeps the authorities, and etcd begins as a member of those that are there.
+func TestFurtherNode(t *testing.T) {
+	const members = "cp-1=https://10.77.0.2:2380,cp-2=https://10.77.0.3:2380"
+	certificates := func(name, address string, shared map[string][]byte) string {
+		t.Helper()
+		files := render(t, func(p *Parameters) { p.NodeName, p.NodeAddress, p.EtcdMembers = name, address, members })
+		root, config := node(t, files)
+		pki := filepath.Join(root, "etc/kubernetes/pki")
+		if err := Files(shared).Write(pki); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := run(t, "", "init", "phase", "certs", "all", "--config", config); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		return pki
+	}
+	first := certificates("cp-1", "10.77.0.2", nil)
+	shared := map[string][]byte{}
+	for _, path := range []string{"ca.crt", "ca.key", "sa.key", "sa.pub", "front-proxy-ca.crt", "front-proxy-ca.key", "etcd/ca.crt", "etcd/ca.key"} {
+		content, err := os.ReadFile(filepath.Join(first, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared[path] = content
+	}
+	second := certificates("cp-2", "10.77.0.3", shared)
+	for path, want := range shared {
+		if got, err := os.ReadFile(filepath.Join(second, path)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is another: %v", path, err)
+		}
+	}
+	authority, peer := readCertificate(t, filepath.Join(first, "etcd/ca.crt")), readCertificate(t, filepath.Join(second, "etcd/peer.crt"))
+	if err := peer.CheckSignatureFrom(authority); err != nil {
+		t.Error(err)
+	}
+	if err := peer.VerifyHostname("10.77.0.3"); err != nil {
+		t.Error(err)
+	}
+
+	_, config := node(t, render(t, func(p *Parameters) { p.NodeName, p.NodeAddress, p.EtcdMembers = "cp-2", "10.77.0.3", members }))
+	out := t.TempDir()
+	if text, err := run(t, out, "init", "phase", "etcd", "local", "--dry-run", "--config", config); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	data, err := os.ReadFile(filepath.Join(out, "etcd.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, flag := range []string{"--initial-cluster=" + members, "--initial-cluster-state=existing", "--name=cp-2", "--initial-advertise-peer-urls=https://10.77.0.3:2380"} {
+		if strings.Count(string(data), "- "+flag+"\n") != 1 {
+			t.Errorf("etcd does not have %s once:\n%s", flag, data)
+		}
+	}
+}
+
+func readCertificate(t *testing.T, path string) *x509.Certificate {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(data)
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func checkStaticPod(t *testing.T, p staticPod, component, image string, flags, writable []string) {
 	if len(p.Spec.Containers) != 1 || p.Spec.SecurityContext.SeccompProfile.Type != "RuntimeDefault" {
 		t.Fatalf("%d containers, seccomp %q", len(p.Spec.Containers), p.Spec.SecurityContext.SeccompProfile.Type)
