@@ -44,6 +44,7 @@ func TestJoin(t *testing.T) {
 	w.run(t, "create", "configmap", "kept", "--from-literal=marker="+marker("etcd"))
 	w.deploy(t, controlPlane)
 	w.deploy(t, worker)
+	t.Run("every node proves what it runs", func(t *testing.T) { verifies(t, a, controlPlane, worker) })
 	t.Run("pods of different nodes talk, and nobody understands them", func(t *testing.T) { encrypted(t, a, w) })
 	t.Run("the worker reboots", func(t *testing.T) { reboot(t, a, w) })
 	t.Run("the power fails everywhere", func(t *testing.T) { outage(t, a, w) })
