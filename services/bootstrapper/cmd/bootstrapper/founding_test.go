@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
 	"regexp"
@@ -10,9 +11,13 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/constellation-os/constellation/keys"
 	"github.com/constellation-os/constellation/kubernetes/componentset"
 	"github.com/constellation-os/constellation/kubernetes/network"
 	"github.com/constellation-os/constellation/services/bootstrapper"
+	"github.com/constellation-os/constellation/services/joinservice/parameters"
 )
 
 const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -94,5 +99,35 @@ func TestNewUUID(t *testing.T) {
 	two, err2 := newUUID()
 	if err != nil || err2 != nil || one == two || !pattern.MatchString(one) || !pattern.MatchString(two) {
 		t.Errorf("%q, %v, %q, %v", one, err, two, err2)
+	}
+}
+
+// TestSettings: JoinService reads what the first node gives the cluster.
+func TestSettings(t *testing.T) {
+	n, err := network.Parse("10.244.0.0/16", "10.96.0.0/12")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring := keys.Generate()
+	objects := settings(&bootstrapper.Request{
+		Keyring: ring, NodeName: "node", ClusterName: "cluster", ComponentSet: set(t, "v1.37.2", ""), Sources: []string{"http://10.77.0.1:5000"},
+		Endpoint: "10.77.0.10:6443", APIServerNames: []string{"api.example.org"}, Network: n, Policy: []byte("the policy"),
+	})
+	data := map[string]map[string]string{}
+	for _, o := range objects {
+		if data[o.GetName()], _, err = unstructured.NestedStringMap(o.Object, "data"); err != nil || o.GetNamespace() != "kube-system" {
+			t.Fatalf("%s/%s: %v", o.GetNamespace(), o.GetName(), err)
+		}
+	}
+	if got := data["constellation-policy"]["policy.json"]; len(data) != 2 || got != "the policy" {
+		t.Errorf("%d objects, and the policy is %q", len(data), got)
+	}
+	c, err := parameters.Parse(data["constellation-cluster"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Name != "cluster" || c.Endpoint != "10.77.0.10:6443" || c.PodNetwork != "10.244.0.0/16" || c.ServiceNetwork != "10.96.0.0/12" ||
+		!bytes.Equal(c.Salt, ring.Salt()) || !bytes.Equal(c.Components, set(t, "v1.37.2", "")) || !slices.Equal(c.Sources, []string{"http://10.77.0.1:5000"}) {
+		t.Errorf("the cluster's parameters are %+v", c)
 	}
 }
