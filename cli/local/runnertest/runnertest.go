@@ -74,10 +74,17 @@ func (r *Runner) Boot(ctx context.Context, c machine.Config, progress func(strin
 
 // certify makes an authority's certificate appear, as the first machine's TPM does.
 func certify(folder string) error {
+	path := filepath.Join(folder, "issuercert.pem")
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(folder, "issuercert.pem"), nodetest.Certificate(), 0o600)
+	if err := os.WriteFile(path+".new", nodetest.Certificate(), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path) // whoever looks sees all of it
 }
 
 // fake is a machine.
