@@ -3,11 +3,19 @@
 package apply
 
 import (
+	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 type pod struct {
+	object   *unstructured.Unstructured
 	Metadata struct{ Name string }
 	Spec     struct{ NodeName string }
 	Status   struct {
@@ -32,6 +40,53 @@ type containerState struct {
 		ExitCode        int64
 	}
 }
+
+// podList are pods.
+type podList []*pod
+
+// podsOn returns the pods on the node, and those on no node yet, in the namespaces of the
+// workloads.
+func (c *client) podsOn(ctx context.Context, workloads []*unstructured.Unstructured, here Here) (podList, error) {
+	var namespaces []string
+	for _, w := range workloads {
+		namespaces = append(namespaces, w.GetNamespace())
+	}
+	slices.Sort(namespaces)
+	var all podList
+	for _, namespace := range slices.Compact(namespaces) {
+		found, err := c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace(namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("pods in %s: %w", namespace, err)
+		}
+		for i := range found.Items {
+			p := &pod{object: &found.Items[i]}
+			if err := convert(p.object, p); err != nil {
+				return nil, err
+			}
+			if p.Spec.NodeName == "" || p.Spec.NodeName == here.Node {
+				all = append(all, p)
+			}
+		}
+	}
+	return all, nil
+}
+
+// static says which static pods are not ready and why, or nothing.
+func (l podList) static(here Here) string {
+	var reasons []string
+	for _, p := range l {
+		if p.object.GetAnnotations()[mirror] == "" {
+			continue
+		}
+		if reason := p.problem(here.Booted); reason != "" {
+			reasons = append(reasons, p.Metadata.Name+": "+reason)
+		}
+	}
+	return strings.Join(reasons, ", ")
+}
+
+// mirror is the annotation of what stands for a static pod.
+const mirror = "kubernetes.io/config.mirror"
 
 // problem is why a pod is not ready, or nothing, on a node that booted then.
 func (p *pod) problem(booted time.Time) string {

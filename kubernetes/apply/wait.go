@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,8 +17,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// interval is that at which Wait looks.
-const interval = time.Second
+// interval is that at which Wait looks. Looking is work for an API server that has much
+// to do while a cluster begins.
+const interval = 3 * time.Second
 
 // Here is the node that Wait is concerned with.
 type Here struct {
@@ -74,32 +76,31 @@ func Wait(ctx context.Context, config *rest.Config, objects []*unstructured.Unst
 	}
 }
 
-// missing is what is not ready, each with its reason.
+// missing is what is not ready, each with its reason. Each kind is asked for once.
 func (c *client) missing(ctx context.Context, workloads []*unstructured.Unstructured, here Here) ([]string, error) {
-	var all []string
-	for _, find := range []func(context.Context, []*unstructured.Unstructured, Here) (string, error){c.node, c.static} {
-		reason, err := find(ctx, workloads, here)
-		if err != nil {
-			return nil, err
-		}
-		if reason != "" {
-			all = append(all, reason)
-		}
+	reason, err := c.node(ctx, here)
+	if err != nil {
+		return nil, err
 	}
+	pods, err := c.podsOn(ctx, workloads, here)
+	if err != nil {
+		return nil, err
+	}
+	all := []string{reason, pods.static(here)}
+	live := map[string]map[string]*unstructured.Unstructured{}
 	for _, w := range workloads {
-		r, err := c.resource(ctx, w.GroupVersionKind(), w.GetNamespace())
-		if err != nil {
-			return nil, err
+		kind := w.GetKind() + " " + w.GetNamespace()
+		if live[kind] == nil {
+			if live[kind], err = c.list(ctx, w); err != nil {
+				return nil, err
+			}
 		}
-		live, err := r.Get(ctx, w.GetName(), metav1.GetOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name(w), err)
+		found := live[kind][w.GetName()]
+		if found == nil {
+			all = append(all, name(w)+": is not there")
+			continue
 		}
-		state, err := parseWorkload(live)
-		if err != nil {
-			return nil, err
-		}
-		lacks, err := c.lacks(ctx, live, state, here)
+		lacks, err := c.lacks(ctx, found, pods, here)
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +108,24 @@ func (c *client) missing(ctx context.Context, workloads []*unstructured.Unstruct
 			all = append(all, name(w)+": "+lacks)
 		}
 	}
-	return all, nil
+	return slices.DeleteFunc(all, func(s string) bool { return s == "" }), nil
+}
+
+// list returns what there is of a workload's kind in its namespace, by name.
+func (c *client) list(ctx context.Context, w *unstructured.Unstructured) (map[string]*unstructured.Unstructured, error) {
+	r, err := c.resource(ctx, w.GroupVersionKind(), w.GetNamespace())
+	if err != nil {
+		return nil, err
+	}
+	found, err := r.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("%s in %s: %w", w.GetKind(), w.GetNamespace(), err)
+	}
+	out := map[string]*unstructured.Unstructured{}
+	for i := range found.Items {
+		out[found.Items[i].GetName()] = &found.Items[i]
+	}
+	return out, nil
 }
 
 type condition struct {
@@ -124,7 +142,7 @@ type node struct {
 }
 
 // node says why the node is not ready, or nothing.
-func (c *client) node(ctx context.Context, _ []*unstructured.Unstructured, here Here) (string, error) {
+func (c *client) node(ctx context.Context, here Here) (string, error) {
 	live, err := c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "nodes"}).Get(ctx, here.Node, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return fmt.Sprintf("node %s has not joined", here.Node), nil

@@ -5,7 +5,6 @@ package apply
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -74,12 +73,37 @@ func parseWorkload(o *unstructured.Unstructured) (workload, error) {
 
 // lacks says what a workload lacks: by its controller, and its pods on the node or on no
 // node yet, each with what it waits for.
-func (c *client) lacks(ctx context.Context, w *unstructured.Unstructured, state workload, here Here) (string, error) {
-	text := state.lacks()
-	reasons, found, err := c.pods(ctx, w, here)
-	switch {
-	case err != nil:
+func (c *client) lacks(ctx context.Context, w *unstructured.Unstructured, pods podList, here Here) (string, error) {
+	state, err := parseWorkload(w)
+	if err != nil {
 		return "", err
+	}
+	selector, _, err := unstructured.NestedStringMap(w.Object, "spec", "selector", "matchLabels")
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name(w), err)
+	}
+	var reasons []string
+	known, found := 0, false
+	for _, p := range pods {
+		if p.object.GetNamespace() != w.GetNamespace() || !labels.SelectorFromSet(selector).Matches(labels.Set(p.object.GetLabels())) {
+			continue
+		}
+		known++
+		found = found || p.Spec.NodeName != ""
+		if reason := p.problem(here.Booted); reason != "" {
+			if p.silent() {
+				reason = short(reason, c.warning(ctx, p.object))
+			}
+			reasons = append(reasons, p.Metadata.Name+": "+reason)
+		}
+	}
+	if known == 0 && state.available == 0 {
+		if warning := c.warning(ctx, w); warning != "" {
+			reasons = append(reasons, warning)
+		}
+	}
+	text := state.lacks()
+	switch {
 	case text == "" && !found && w.GetKind() == "DaemonSet":
 		text = "no pod on node " + here.Node
 	case text == "" && len(reasons) > 0:
@@ -91,85 +115,14 @@ func (c *client) lacks(ctx context.Context, w *unstructured.Unstructured, state 
 	return text, nil
 }
 
-// pods says of each pod of a workload, on the node or on none, what it waits for, and
-// whether the node has one.
-func (c *client) pods(ctx context.Context, w *unstructured.Unstructured, here Here) (reasons []string, found bool, err error) {
-	selector, _, err := unstructured.NestedStringMap(w.Object, "spec", "selector", "matchLabels")
-	if err != nil {
-		return nil, false, fmt.Errorf("%s: %w", name(w), err)
-	}
-	pods, err := c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace(w.GetNamespace()).
-		List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(selector).String(), Limit: maxPods})
-	if err != nil {
-		return nil, false, fmt.Errorf("pods of %s: %w", name(w), err)
-	}
-	for i := range pods.Items {
-		var p pod
-		if err := convert(&pods.Items[i], &p); err != nil {
-			return nil, false, err
-		}
-		if p.Spec.NodeName != "" && p.Spec.NodeName != here.Node {
-			continue
-		}
-		found = found || p.Spec.NodeName != ""
-		reason := p.problem(here.Booted)
-		if reason == "" {
-			continue
-		}
-		if p.silent() {
-			reason = short(reason, c.warning(ctx, &pods.Items[i]))
-		}
-		reasons = append(reasons, p.Metadata.Name+": "+reason)
-	}
-	if len(pods.Items) == 0 {
-		if warning := c.warning(ctx, w); warning != "" {
-			reasons = append(reasons, warning)
-		}
-	}
-	return reasons, found, nil
-}
-
-// static says which of the node's static pods, in the workloads' namespaces, is not
-// ready and why, or nothing.
-func (c *client) static(ctx context.Context, workloads []*unstructured.Unstructured, here Here) (string, error) {
-	var namespaces, reasons []string
-	for _, w := range workloads {
-		namespaces = append(namespaces, w.GetNamespace())
-	}
-	slices.Sort(namespaces)
-	for _, namespace := range slices.Compact(namespaces) {
-		pods, err := c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace(namespace).
-			List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + here.Node})
-		if err != nil {
-			return "", fmt.Errorf("pods of node %s: %w", here.Node, err)
-		}
-		for i := range pods.Items {
-			if pods.Items[i].GetAnnotations()[mirror] == "" {
-				continue
-			}
-			var p pod
-			if err := convert(&pods.Items[i], &p); err != nil {
-				return "", err
-			}
-			if reason := p.problem(here.Booted); reason != "" {
-				reasons = append(reasons, p.Metadata.Name+": "+reason)
-			}
-		}
-	}
-	return strings.Join(reasons, ", "), nil
-}
-
-// mirror is the annotation of what stands for a static pod.
-const mirror = "kubernetes.io/config.mirror"
-
-// maxPods bounds how many pods of a workload are looked at.
-const maxPods = 20
+// maxEvents bounds how many of an object's events are looked at.
+const maxEvents = 20
 
 // warning is the newest one among an object's events, in which kubelet says what it
 // cannot do. Without it a reason is shorter: no error.
 func (c *client) warning(ctx context.Context, o *unstructured.Unstructured) string {
 	events, err := c.Resource(schema.GroupVersionResource{Version: "v1", Resource: "events"}).Namespace(o.GetNamespace()).
-		List(ctx, metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.uid=" + string(o.GetUID()), Limit: maxPods})
+		List(ctx, metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.uid=" + string(o.GetUID()), Limit: maxEvents})
 	if err != nil {
 		return ""
 	}

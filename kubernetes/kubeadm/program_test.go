@@ -80,7 +80,11 @@ type staticPod struct {
 			Command                      []string
 			SecurityContext              map[string]any
 			Resources                    struct{ Requests map[string]string }
-			VolumeMounts                 []struct {
+			ReadinessProbe               *struct {
+				HTTPGet       map[string]any
+				PeriodSeconds int
+			}
+			VolumeMounts []struct {
 				MountPath string
 				ReadOnly  bool
 			}
@@ -112,7 +116,7 @@ func TestStaticPods(t *testing.T) {
 		}, []string{"/var/log/kubernetes/audit"}},
 		"kube-controller-manager": {kubernetesImage, []string{
 			"--bind-address=127.0.0.1", "--tls-min-version=VersionTLS13", "--profiling=false", "--use-service-account-credentials=true",
-			"--allocate-node-cidrs=true", "--cluster-cidr=10.244.0.0/16",
+			"--allocate-node-cidrs=true", "--cluster-cidr=10.244.0.0/16", "--leader-elect-renew-deadline=40s",
 		}, nil},
 		"kube-scheduler": {kubernetesImage, []string{"--bind-address=127.0.0.1", "--tls-min-version=VersionTLS13", "--profiling=false"}, nil},
 	} {
@@ -219,6 +223,10 @@ func checkStaticPod(t *testing.T, p staticPod, component, image string, flags, w
 	}
 	if diff := cmp.Diff(want, c.SecurityContext); diff != "" {
 		t.Error(diff)
+	}
+	// The controller manager has none, and a part of one is no pod.
+	if p := c.ReadinessProbe; (p == nil) != (component == "kube-controller-manager") || p != nil && (len(p.HTTPGet) == 0 || p.PeriodSeconds != 5) {
+		t.Errorf("readiness is asked for by %+v", p)
 	}
 	if got := slices.Sorted(maps.Keys(c.Resources.Requests)); !slices.Equal(got, []string{"cpu", "memory"}) {
 		t.Errorf("requests %v", got)

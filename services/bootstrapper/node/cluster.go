@@ -77,11 +77,12 @@ func (c *Cluster) get(ctx context.Context, path, query string) (code int, body [
 	if err != nil {
 		return 0, nil, err
 	}
+	// Equal configurations have one transport, and so a connection that is kept: each new
+	// one costs a starting API server a handshake.
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return 0, nil, err
 	}
-	defer client.CloseIdleConnections()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, config.Host+path+"?"+query, nil)
 	if err != nil {
 		return 0, nil, err
