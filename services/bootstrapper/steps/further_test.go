@@ -128,7 +128,7 @@ func TestFurtherControlPlane(t *testing.T) {
 		t.Error("it applied the cluster's services anew")
 	}
 	s.off()
-	if events, err = s.run(t, ring); err != nil {
+	if _, err := s.run(t, ring); err != nil {
 		t.Fatal(err)
 	}
 	s.finished(t)
