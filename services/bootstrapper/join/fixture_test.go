@@ -80,15 +80,29 @@ type cluster struct {
 const image = "image-1"
 
 func newCluster(t *testing.T) *cluster {
+	c := emptyCluster(t)
+	c.service = c.device(image + "@" + c.id.String())
+	c.start(joinservice.NewPolicy(attestationtest.Technology, c.judge, nil), c.document(true))
+	return c
+}
+
+// emptyCluster has no service yet.
+func emptyCluster(t *testing.T) *cluster {
 	c := &cluster{t: t, ring: keys.Generate(), pki: t.TempDir(), bindings: bindings.New(bindingstest.New(), nil), log: &bytes.Buffer{}}
 	var err error
 	if c.id, err = c.ring.ClusterID(); err != nil {
 		t.Fatal(err)
 	}
 	c.ca = writePKI(t, c.pki)
-	c.service = c.device(image + "@" + c.id.String())
-	c.policy = joinservice.NewPolicy(attestationtest.Technology, c.judge, nil)
-	if err := c.policy.Load(c.document(true)); err != nil {
+	return c
+}
+
+// start makes the service, with a policy.
+func (c *cluster) start(p *joinservice.Policy, document []byte) {
+	t := c.t
+	t.Helper()
+	c.policy = p
+	if err := c.policy.Load(document); err != nil {
 		t.Fatal(err)
 	}
 	authority, err := joinservice.NewAuthority(filepath.Join(c.pki, "ca.crt"), filepath.Join(c.pki, "ca.key"))
@@ -115,7 +129,6 @@ func newCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c
 }
 
 type noEvents struct{}
@@ -123,7 +136,7 @@ type noEvents struct{}
 func (noEvents) Record(joinservice.Event) {}
 
 // serve runs the service at an address of loopback, and returns how to stop it.
-func (c *cluster) serve(address netip.Addr, port uint16, device *attestationtest.Device) (at netip.AddrPort, stop func()) {
+func (c *cluster) serve(address netip.Addr, port uint16, device attestation.Issuer) (at netip.AddrPort, stop func()) {
 	c.t.Helper()
 	channel, err := atls.ServerMutual(device, []attestation.Verifier{c.policy}, atls.Options{QuotesPerSecond: 1e6, QuoteBurst: 1e6})
 	if err != nil {
