@@ -132,7 +132,10 @@ func (u *up) awaitNodes(ctx context.Context, spec *supervisor.Spec) error {
 			if m.State != supervisor.StateRunning {
 				w.say(m.Name, "%s", stateOf(m))
 			} else if since[m.Name] != m.Since {
-				since[m.Name] = m.Since // it has booted, or booted again
+				since[m.Name] = m.Since // it has booted, or booted again: what it was does not count
+				w.mu.Lock()
+				delete(w.members, m.Name)
+				w.mu.Unlock()
 				following.Go(func() { w.follow(ctx, m.Name, bootstrapperOf(m)) })
 			}
 		}
