@@ -109,6 +109,7 @@ func TestStaticPods(t *testing.T) {
 		"etcd": {etcdImage, []string{
 			"--client-cert-auth=true", "--peer-client-cert-auth=true", "--tls-min-version=TLS1.3",
 			"--listen-client-urls=https://127.0.0.1:2379,https://10.77.0.2:2379", "--listen-metrics-urls=http://127.0.0.1:2381",
+			"--heartbeat-interval=500", "--election-timeout=2500",
 		}, []string{"/etc/kubernetes/pki/etcd", "/var/lib/etcd"}},
 		"kube-apiserver": {kubernetesImage, []string{
 			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--tls-min-version=VersionTLS13", "--profiling=false",
