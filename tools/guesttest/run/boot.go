@@ -100,7 +100,8 @@ func (c *config) boot(ctx context.Context, scratch string, back returns) (int, e
 func (c *config) hardware(scratch string) ([]string, error) {
 	args := []string{
 		"-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
-		"-machine", "q35,smm=off,vmport=off,sata=off,graphics=off", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-machine", "q35,smm=off,vmport=off,sata=off,graphics=off", "-accel", "tcg,thread=multi",
+		"-cpu", "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc", // see cli/local/machine
 		"-smp", strconv.Itoa(c.CPUs), "-m", strconv.Itoa(c.Memory) + "M",
 		"-kernel", c.Kernel, "-initrd", filepath.Join(scratch, "initrd"), "-append", commandLine,
 		"-object", "rng-random,id=random,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=random",
