@@ -23,7 +23,7 @@ import (
 
 // Kubelet's credentials as a client of the API servers. currentPair is a link: kubelet
 // renews the pair by itself, and lets the link lead to the newest (client-go,
-// util/certificate). issuedPair is the one that a ticket has brought.
+// util/certificate). issuedPair is the one that a ticket has brought, or kubeadm has made.
 const (
 	kubeletConfig = kubernetesFolder + "/kubelet.conf"
 	kubeletPKI    = "/var/lib/kubelet/pki"
@@ -73,7 +73,7 @@ func (k *KubeletCredentials) Install() (steps.Outcome, error) {
 			outcome = steps.Done
 		}
 		if f.path == issuedPair {
-			if err := k.link(); err != nil {
+			if err := linkIssued(k.Root); err != nil {
 				return steps.Done, err
 			}
 		}
@@ -104,10 +104,10 @@ func (k *KubeletCredentials) pair() ([]byte, error) {
 	return out.Bytes(), err
 }
 
-// link lets the current pair be the issued one.
-func (k *KubeletCredentials) link() error {
-	current := filepath.Join(k.Root, currentPair)
-	next := filepath.Join(k.Root, kubeletPKI, ".kubelet-client.next")
+// linkIssued lets the current pair be the issued one.
+func linkIssued(root string) error {
+	current := filepath.Join(root, currentPair)
+	next := filepath.Join(root, kubeletPKI, ".kubelet-client.next")
 	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -129,4 +129,39 @@ func (k *KubeletCredentials) kubeconfig() ([]byte, error) {
 		Contexts:       map[string]*clientcmdapi.Context{use: {Cluster: cluster, AuthInfo: user}},
 		CurrentContext: use,
 	})
+}
+
+// Renewable implements steps.KubernetesFiles. kubeadm would do it as well, when the API
+// server is there, and start kubelet a second time for it.
+func (k *Kubernetes) Renewable() error {
+	path := filepath.Join(k.Root, kubeletConfig)
+	config, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		return err
+	}
+	for name, user := range config.AuthInfos {
+		pair := bytes.Join([][]byte{user.ClientCertificateData, user.ClientKeyData}, []byte("\n"))
+		defer clear(pair)
+		if _, err := tls.X509KeyPair(pair, pair); err != nil {
+			return fmt.Errorf("%s: user %s: %w", kubeletConfig, name, err)
+		}
+		if _, err := Files(k.Root).Write(issuedPair, pair); err != nil {
+			return err
+		}
+		clear(user.ClientKeyData)
+		user.ClientCertificateData, user.ClientKeyData = nil, nil
+		user.ClientCertificate, user.ClientKey = currentPair, currentPair
+	}
+	if len(config.AuthInfos) != 1 {
+		return fmt.Errorf("%s has %d users, want one", kubeletConfig, len(config.AuthInfos))
+	}
+	if err := linkIssued(k.Root); err != nil {
+		return err
+	}
+	content, err := clientcmd.Write(*config)
+	if err != nil {
+		return err
+	}
+	_, err = Files(k.Root).Write(kubeletConfig, content)
+	return err
 }

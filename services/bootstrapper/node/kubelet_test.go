@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/constellation-os/constellation/services/bootstrapper/steps"
 )
@@ -114,5 +115,62 @@ func TestKubeletWithoutCredentials(t *testing.T) {
 	k := &KubeletCredentials{Root: t.TempDir()}
 	if _, err := k.Install(); err == nil || !strings.Contains(err.Error(), "there is no new certificate, and what is there cannot be used") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestRenewable: what kubeadm has written into kubelet's configuration is where kubelet
+// can renew it; a configuration without a certificate of its own is refused.
+func TestRenewable(t *testing.T) {
+	root := t.TempDir()
+	issued := issue(t, root)
+	pair, err := issued.pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, key, _ := bytes.Cut(pair, []byte("-----BEGIN PRIVATE KEY"))
+	key = append([]byte("-----BEGIN PRIVATE KEY"), key...)
+	config := func(certificate, key []byte) {
+		t.Helper()
+		content, err := clientcmd.Write(clientcmdapi.Config{
+			Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: "https://api.example.org:6443", CertificateAuthorityData: issued.Authority}},
+			AuthInfos:      map[string]*clientcmdapi.AuthInfo{"system:node:control-plane-1": {ClientCertificateData: certificate, ClientKeyData: key}},
+			Contexts:       map[string]*clientcmdapi.Context{"k": {Cluster: "c", AuthInfo: "system:node:control-plane-1"}},
+			CurrentContext: "k",
+		})
+		if err == nil {
+			_, err = Files(root).Write(kubeletConfig, content)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	k := &Kubernetes{Root: root, Now: time.Now}
+	config(nil, nil)
+	if err := k.Renewable(); err == nil || !strings.Contains(err.Error(), "user system:node:control-plane-1") {
+		t.Errorf("without a certificate: %v", err)
+	}
+
+	config(certificate, key)
+	if err := k.Renewable(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(root, kubeletConfig)
+	text, err := os.ReadFile(path)
+	if err != nil || bytes.Contains(text, []byte("client-key-data")) {
+		t.Errorf("the key is still in kubelet.conf, %v", err)
+	}
+	got, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if user := got.AuthInfos["system:node:control-plane-1"]; user.ClientCertificate != currentPair || user.ClientKey != currentPair {
+		t.Errorf("kubelet.conf names %q and %q", user.ClientCertificate, user.ClientKey)
+	}
+	if cluster := got.Clusters["c"]; cluster.Server != "https://api.example.org:6443" || !bytes.Equal(cluster.CertificateAuthorityData, issued.Authority) {
+		t.Errorf("kubelet.conf has %+v", cluster)
+	}
+	current, err := tls.LoadX509KeyPair(filepath.Join(root, currentPair), filepath.Join(root, currentPair))
+	if err != nil || !bytes.Equal(current.Certificate[0], issued.Certificate) {
+		t.Errorf("the current pair is another, %v", err)
 	}
 }

@@ -36,6 +36,9 @@ type Marks interface {
 type KubernetesFiles interface {
 	// Empty removes what is below /etc/kubernetes.
 	Empty() error
+	// Renewable has kubelet keep its certificate, which kubeadm has written into its
+	// configuration, where it can renew it. kubelet must not have run.
+	Renewable() error
 	// Certify makes KeyService's certificate, of the cluster's authority, unless there is
 	// one that is good for long enough.
 	Certify() (Outcome, error)
@@ -112,6 +115,9 @@ func (c *ControlPlane) Run(ctx context.Context, report Report) (Outcome, error) 
 		report("certificates and static pods", 0, 0)
 		if err := c.Units.Start(ctx, KubeadmFilesService); err != nil {
 			return outcome, fmt.Errorf("make the control plane's files: %w", err)
+		}
+		if err := c.Kubernetes.Renewable(); err != nil {
+			return outcome, fmt.Errorf("let kubelet renew its certificate: %w", err)
 		}
 		if err := c.Marks.Mark(FilesMark); err != nil {
 			return outcome, err

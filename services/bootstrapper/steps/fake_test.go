@@ -205,6 +205,7 @@ func (m *machine) Start(_ context.Context, unit string) error {
 				m.must(content != "" && m.synced[name] == content, "kubelet started while "+name+" was not on the disk")
 			}
 			m.must(len(m.kubernetes) > 0, "kubelet started without files")
+			m.must(m.ticket != nil || m.kubernetes["kubelet.conf"] == renewable, "kubelet cannot renew its certificate")
 			m.must((m.units[SecretsProviderService] || m.ticket != nil) && m.units[ContainerdService], "kubelet started before what it needs")
 			m.units[unit] = true
 		case KubeadmFinishService:
@@ -223,7 +224,7 @@ func (m *machine) kubeadmFiles() error {
 	_, configured := m.memory[kubeadmConfig]
 	m.must(configured, "kubeadm ran without its configuration")
 	m.must(!m.units[KubeletService], "kubeadm made files while kubelet ran")
-	for _, name := range []string{"pki/ca.crt", "admin.conf", "manifests/etcd.yaml"} {
+	for _, name := range []string{"pki/ca.crt", "admin.conf", "kubelet.conf", "manifests/etcd.yaml"} {
 		if content, ok := m.kubernetes[name]; ok && content == "" {
 			return fmt.Errorf("%s is there and cannot be read", name)
 		}
@@ -253,6 +254,18 @@ func (m *machine) Empty() error {
 		m.must(m.mounted, "emptied before it was mounted")
 		m.must(m.record == nil || len(m.record.Marks) == 0, "a control plane's files were removed")
 		clear(m.kubernetes)
+		return nil
+	})
+}
+
+// renewable is the content of kubelet.conf when it names a certificate's file.
+const renewable = "renewable"
+
+func (m *machine) Renewable() error {
+	return m.do("make kubelet's certificate renewable", func() error {
+		m.must(m.kubernetes["kubelet.conf"] != "", "kubeadm has not made it")
+		m.must(!m.units[KubeletService], "changed what kubelet has read")
+		m.kubernetes["kubelet.conf"] = renewable
 		return nil
 	})
 }
