@@ -19,6 +19,7 @@ import (
 // target is a cluster that can be asked.
 type target struct {
 	name     string
+	role     provider.Role // what the machine is meant to become, by its surroundings
 	id       keys.ClusterID
 	policy   []byte
 	verifier attestation.Verifier
@@ -47,7 +48,7 @@ func (a *Asker) find(ctx context.Context) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.name = self.Name
+	t.name, t.role = self.Name, self.Role
 	t.addresses, err = a.addresses(ctx)
 	return t, err
 }

@@ -277,7 +277,7 @@ func TestControlPlane(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := c.asker(machine, at)
-	a.Provider.(*surroundings).self.Name = "control-plane-2"
+	a.Provider.(*surroundings).self = provider.Self{Name: "control-plane-2", Role: provider.ControlPlane}
 	ticket, err := a.Ask(t.Context(), Disk{UUID: diskA, Fresh: true})
 	if err != nil {
 		t.Fatal(err)
@@ -296,6 +296,32 @@ func TestControlPlane(t *testing.T) {
 	ticket.Close()
 	if len(bytes.Trim(secret, "\x00")) != 0 {
 		t.Error("the master secret is there after the end")
+	}
+}
+
+// TestNotYetAControlPlane: a machine that is meant to be one, and asks before the policy
+// lists it, does not become a worker where everybody may be that.
+func TestNotYetAControlPlane(t *testing.T) {
+	c := newCluster(t)
+	at, _ := c.serve(loopback, 0, c.service)
+	machine := c.device(image)
+	a := c.asker(machine, at)
+	a.Provider.(*surroundings).self = provider.Self{Name: "control-plane-2", Role: provider.ControlPlane}
+	_, err := a.Ask(t.Context(), Disk{UUID: diskA, Fresh: true})
+	var r *Refusal
+	if !errors.As(err, &r) || r.Reason != "role" || !strings.Contains(r.Message, "is granted the role worker, not control-plane") {
+		t.Fatalf("got %v, want reason role", err)
+	}
+	if err := c.policy.Load(c.document(true, entry(machine, "control-plane-2", policy.ControlPlane))); err != nil {
+		t.Fatal(err)
+	}
+	ticket, err := a.Ask(t.Context(), Disk{UUID: diskA, Fresh: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ticket.Close()
+	if ticket.Role != provider.ControlPlane {
+		t.Errorf("the ticket is for a %s", ticket.Role)
 	}
 }
 

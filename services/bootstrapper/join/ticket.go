@@ -65,6 +65,10 @@ func (t *Ticket) ControlPlanes() []string {
 	return out
 }
 
+// roles are what is asked for. A control plane that is not in the inventory yet must not
+// become a worker for that.
+var roles = map[provider.Role]api.Role{provider.Worker: api.Role_ROLE_WORKER, provider.ControlPlane: api.Role_ROLE_CONTROL_PLANE}
+
 // ask asks for a ticket with a certificate, and for one without if the machine's name,
 // which only its surroundings say so far, is not what the node is called.
 func (s *service) ask(ctx context.Context, t *target, d Disk) (*Ticket, error) {
@@ -77,7 +81,7 @@ func (s *service) ask(ctx context.Context, t *target, d Disk) (*Ticket, error) {
 	var role api.Role
 	err = s.call(ctx, func(ctx context.Context) error {
 		if d.Fresh {
-			r, err := s.client.IssueJoinTicket(ctx, &api.IssueJoinTicketRequest{DiskUuid: d.UUID, NodeName: t.name, CertificateRequest: request})
+			r, err := s.client.IssueJoinTicket(ctx, &api.IssueJoinTicketRequest{DiskUuid: d.UUID, NodeName: t.name, Role: roles[t.role], CertificateRequest: request})
 			secrets, role, out.Name = r.GetTicket(), r.GetRole(), r.GetNodeName()
 			out.Parameters, out.Certificate, out.ControlPlane = r.GetCluster(), r.GetCertificate(), r.GetControlPlane()
 			return err
