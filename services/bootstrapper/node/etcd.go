@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,6 +33,10 @@ const (
 	etcdCA         = kubernetesFolder + "/pki/etcd/ca.crt"
 	etcdCAKey      = kubernetesFolder + "/pki/etcd/ca.key"
 )
+
+// dialTime is how long a control plane may take to accept a connection: one that is
+// switched off says nothing.
+const dialTime = 5 * time.Second
 
 // Etcd is the cluster's store, by the JSON form of its API (etcd's documentation, "gRPC
 // gateway"), with a certificate that is made of the authority's key for each use.
@@ -69,26 +74,73 @@ func (e *Etcd) Announce(ctx context.Context) (string, error) {
 	// not started yet is what an earlier attempt has left.
 	i := slices.IndexFunc(members, func(m member) bool { return slices.Contains(m.PeerURLs, own) || m.Name == e.Node })
 	if i >= 0 && members[i].Name != "" {
-		if err := e.do(ctx, "member/remove", map[string]any{"ID": members[i].ID}, nil); err != nil {
+		if err := e.remove(ctx, members[i]); err != nil {
 			return "", fmt.Errorf("remove what this node was before: %w", err)
 		}
-		members, i = slices.Delete(members, i, i+1), -1
+		i = -1
 	}
 	if i < 0 {
 		if err := e.do(ctx, "member/add", map[string]any{"peerURLs": []string{own}, "isLearner": true}, nil); err != nil {
 			return "", fmt.Errorf("announce this node: %w", err)
 		}
+		// Others may have come or gone meanwhile: from here on they wait.
+		if members, err = e.list(ctx); err != nil {
+			return "", err
+		}
 	}
-	out := []string{e.Node + "=" + own}
+	return e.initial(members, own)
+}
+
+// initial is what etcd is told of the members when it begins. Whose is unknown it cannot be
+// told.
+func (e *Etcd) initial(members []member, own string) (string, error) {
+	var out []string
 	for _, m := range members {
-		for _, url := range m.PeerURLs {
-			if url != own {
-				out = append(out, m.Name+"="+url)
-			}
+		name := m.Name
+		switch {
+		case slices.Contains(m.PeerURLs, own):
+			name = e.Node
+		case name == "":
+			return "", fmt.Errorf("the member at %s has not started: wait for it", strings.Join(m.PeerURLs, ", "))
+		}
+		for _, u := range m.PeerURLs {
+			out = append(out, name+"="+u)
 		}
 	}
 	slices.Sort(out)
 	return strings.Join(out, ","), nil
+}
+
+// Remove takes another node out of the members: by its name, or, if it never started, by
+// its address. etcd refuses what would leave too few of those that run. That it is none
+// (any more) is no error.
+func (e *Etcd) Remove(ctx context.Context, node, address string) error {
+	members, err := e.list(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		unstarted := m.Name == "" && slices.ContainsFunc(m.PeerURLs, func(u string) bool { return hostOf(u) == address })
+		if m.Name != node && !unstarted {
+			continue
+		}
+		if err := e.remove(ctx, m); err != nil {
+			return fmt.Errorf("remove %s: %w", node, err)
+		}
+	}
+	return nil
+}
+
+func (e *Etcd) remove(ctx context.Context, m member) error {
+	return e.do(ctx, "member/remove", map[string]any{"ID": m.ID}, nil)
+}
+
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
 }
 
 // Promote implements steps.Etcd.
@@ -127,7 +179,7 @@ func (e *Etcd) peerURL() (string, error) {
 
 func (e *Etcd) list(ctx context.Context) ([]member, error) {
 	var out struct{ Members []member }
-	if err := e.do(ctx, "member/list", map[string]any{}, &out); err != nil {
+	if err := e.do(ctx, "member/list", map[string]any{"linearizable": true}, &out); err != nil {
 		return nil, fmt.Errorf("list the members: %w", err)
 	}
 	if len(out.Members) == 0 {
@@ -142,7 +194,8 @@ func (e *Etcd) do(ctx context.Context, path string, request, response any) error
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Timeout: requestTime, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+	dialer := &net.Dialer{Timeout: dialTime}
+	client := &http.Client{Timeout: requestTime, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true, DialContext: dialer.DialContext}}
 	body, err := json.Marshal(request)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -121,6 +122,48 @@ func TestRealEtcd(t *testing.T) {
 	eventually(t, func() (err error) { members, err = e.Announce(t.Context()); return err })
 	two.run("two", members, "existing")
 	eventually(t, func() error { return e.Promote(t.Context()) })
+
+	// The third one goes. It would not if the two that stay were not both there.
+	mine := one.view("one", one)
+	two.stop()
+	if err := mine.Remove(t.Context(), "three", "127.0.0.1"); err == nil || !strings.Contains(err.Error(), "unhealthy cluster") {
+		t.Errorf("removed, and one of two is left: %v", err)
+	}
+	two.run("two", members, "existing")
+	eventually(t, func() error { return mine.Remove(t.Context(), "three", "127.0.0.1") })
+	if err := mine.Remove(t.Context(), "three", "127.0.0.1"); err != nil {
+		t.Errorf("removed again: %v", err)
+	}
+	wantMembers(t, mine, "one", "two")
+
+	// One that was announced and never started is known by its address alone.
+	if _, err := newHost(t, root).view("four", one).Announce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantMembers(t, mine, "", "one", "two")
+	if err := mine.Remove(t.Context(), "four", "127.0.0.2"); err != nil {
+		t.Errorf("at another address: %v", err)
+	}
+	wantMembers(t, mine, "", "one", "two")
+	if err := mine.Remove(t.Context(), "four", "127.0.0.1"); err != nil {
+		t.Error(err)
+	}
+	wantMembers(t, mine, "one", "two")
+}
+
+func wantMembers(t *testing.T, e *Etcd, want ...string) {
+	t.Helper()
+	members, err := e.list(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, m := range members {
+		names = append(names, m.Name)
+	}
+	if slices.Sort(names); !slices.Equal(names, want) {
+		t.Errorf("members are %q, want %q", names, want)
+	}
 }
 
 func eventually(t *testing.T, do func() error) {
