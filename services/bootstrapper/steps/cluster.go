@@ -68,6 +68,8 @@ type APIServer struct {
 	// Etcd is set on a node that is one more of a control plane: the API server waits for
 	// its own etcd, and that for a vote.
 	Etcd Etcd
+
+	votes bool
 }
 
 // ID implements [Step].
@@ -97,10 +99,11 @@ func (a *APIServer) Run(ctx context.Context, report Report) (Outcome, error) {
 }
 
 func (a *APIServer) ready(ctx context.Context) error {
-	if a.Etcd != nil {
+	if a.Etcd != nil && !a.votes {
 		if err := a.Etcd.Promote(ctx); err != nil {
 			return fmt.Errorf("etcd: %w", err)
 		}
+		a.votes = true
 	}
 	return a.Cluster.Ready(ctx)
 }

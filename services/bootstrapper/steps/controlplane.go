@@ -85,7 +85,12 @@ func (f *Further) prepare(ctx context.Context, files Files, report Report) (memb
 		return "", fmt.Errorf("write the control plane's files: %w", err)
 	}
 	report("etcd: one more member", 0, 0)
-	if members, err = f.Etcd.Announce(ctx); err != nil {
+	// etcd takes one such member at a time, and none while it has no majority.
+	err = wait(ctx, report, func(ctx context.Context) (err error) {
+		members, err = f.Etcd.Announce(ctx)
+		return err
+	})
+	if err != nil {
 		return "", fmt.Errorf("become a member of etcd: %w", err)
 	}
 	return members, nil

@@ -19,7 +19,8 @@ import (
 type store struct {
 	*machine
 	announced, votes bool
-	promotions       int
+	// busy is how often etcd still has another member that learns.
+	busy, promotions int
 }
 
 const etcdMembers = "one=https://10.77.0.10:2380,two=https://10.77.0.11:2380"
@@ -28,6 +29,10 @@ func (s *store) Announce(context.Context) (members string, err error) {
 	return etcdMembers, s.do("announce", func() error {
 		s.must(s.kubernetes["/etc/kubernetes/pki/etcd/ca.key"] != "" || s.memory["/etc/kubernetes/pki/etcd/ca.key"] != "", "announced without etcd's authority")
 		s.must(!s.units[KubeletService], "announced while kubelet ran")
+		if s.busy > 0 {
+			s.busy--
+			return errors.New("too many learner members in cluster")
+		}
 		s.announced = true
 		return nil
 	})
@@ -127,6 +132,10 @@ func TestFurtherControlPlane(t *testing.T) {
 	if strings.Contains(strings.Join(s.trace, " "), " apply ") {
 		t.Error("it applied the cluster's services anew")
 	}
+	// Until it has a vote, and not while the API server starts.
+	if s.promotions != 2 {
+		t.Errorf("it asked for a vote %d times, want 2", s.promotions)
+	}
 	s.off()
 	if _, err := s.run(t, ring); err != nil {
 		t.Fatal(err)
@@ -134,6 +143,19 @@ func TestFurtherControlPlane(t *testing.T) {
 	s.finished(t)
 	if s.made != 1 {
 		t.Errorf("kubeadm made files %d times", s.made)
+	}
+}
+
+// TestOneLearnerAtATime: another control plane is on its way: this one waits for it.
+func TestOneLearnerAtATime(t *testing.T) {
+	s, ring := newStore(), keys.Generate()
+	s.busy = 3
+	if _, err := s.run(t, ring); err != nil {
+		t.Fatal(err)
+	}
+	s.finished(t)
+	if got := strings.Count(strings.Join(s.trace, " "), "announce"); got != 4 {
+		t.Errorf("announced %d times, want 4", got)
 	}
 }
 
