@@ -12,9 +12,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"github.com/constellation-os/constellation/keys"
@@ -22,6 +24,13 @@ import (
 )
 
 const maxFile = 64 << 10
+
+// How long a connection may be silent before the service is asked whether it is there, and
+// how long it may take to acknowledge that, or a request.
+const (
+	pingAfter = 20 * time.Second
+	silence   = 10 * time.Second
+)
 
 // Config of a client.
 type Config struct {
@@ -52,7 +61,10 @@ func New(c Config) (*Client, error) {
 	}
 	conn, err := grpc.NewClient(c.Target,
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, ServerName: c.ServerName})),
-		grpc.WithPerRPCCredentials(tokenFile(c.TokenFile)))
+		grpc.WithPerRPCCredentials(tokenFile(c.TokenFile)),
+		// A machine that is switched off says nothing: who does not acknowledge for so long is
+		// given up, and another instance is asked.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: silence}))
 	if err != nil {
 		return nil, err
 	}
