@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/constellation-os/constellation/attestation/policy"
 	"github.com/constellation-os/constellation/kubernetes/kubeclient"
 )
 
@@ -42,6 +43,9 @@ func (k *Kubernetes) Get(ctx context.Context, name string) (*Object, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
+	if m.DeletionTimestamp != nil { // and waits for what Leaving is for
+		return nil, fmt.Errorf("%w: %s is being removed", ErrNotFound, name)
+	}
 	return &Object{Name: m.Name, Version: m.ResourceVersion, Data: m.Data}, nil
 }
 
@@ -60,7 +64,11 @@ func (k *Kubernetes) Update(ctx context.Context, o *Object) error {
 }
 
 func (k *Kubernetes) configMap(o *Object) *corev1.ConfigMap {
-	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: o.Name, Namespace: k.namespace, ResourceVersion: o.Version}, Data: o.Data}
+	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: o.Name, Namespace: k.namespace, ResourceVersion: o.Version}, Data: o.Data}
+	if o.Data[fieldRole] == policy.ControlPlane {
+		m.Labels, m.Finalizers = map[string]string{roleLabel: policy.ControlPlane}, []string{finalizer}
+	}
+	return m
 }
 
 func classify(err error) error {
