@@ -17,11 +17,15 @@ import (
 const (
 	lookEvery  = 2 * time.Second
 	renewEvery = 12 * time.Hour
+	retryEvery = time.Minute
 )
+
+// localhost is where this node's etcd listens, too.
+const localhost = "127.0.0.1"
 
 // duties are what a control-plane node's bootstrapper does for as long as the node
 // lives: it approves the certificate of the node's own kubelet, whose name and address
-// it knows, and renews KeyService's.
+// it knows, renews KeyService's, and takes nodes that leave the control plane out of etcd.
 func duties(ctx context.Context, j *journal.Journal, log *slog.Logger) {
 	for !j.Reached(api.Step_STEP_API_SERVER) {
 		if !pause(ctx, lookEvery) {
@@ -29,6 +33,7 @@ func duties(ctx context.Context, j *journal.Journal, log *slog.Logger) {
 		}
 	}
 	go renew(ctx, log)
+	go farewell(ctx, j.Node(), log)
 	for ctx.Err() == nil {
 		if err := approve(ctx, j.Node(), log); err != nil {
 			log.Warn("kubelet's certificate is not approved", "error", err)
@@ -56,6 +61,21 @@ func renew(ctx context.Context, log *slog.Logger) {
 			log.Error("KeyService's certificate is not renewed", "error", err)
 		} else if outcome == steps.Done {
 			log.Info("KeyService's certificate was renewed")
+		}
+	}
+}
+
+func farewell(ctx context.Context, name string, log *slog.Logger) {
+	for {
+		leavers, err := node.LocalLeavers()
+		if err == nil {
+			etcd := &node.Etcd{Root: root, Node: name, Address: node.Address, Others: []string{localhost}}
+			(&node.Farewell{Node: name, Leavers: leavers, Remove: etcd.Remove, Log: log}).Run(ctx)
+			return
+		}
+		log.Warn("who leaves the control plane cannot be found out", "error", err)
+		if !pause(ctx, retryEvery) {
+			return
 		}
 	}
 }
