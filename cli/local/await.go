@@ -118,17 +118,21 @@ func (u *up) awaitNodes(ctx context.Context, spec *supervisor.Spec) error {
 	var following sync.WaitGroup
 	defer following.Wait()
 	defer cancel()
-	for _, m := range spec.Machines {
+	wanted := u.wanted(spec)
+	for _, m := range wanted {
 		u.report.Begin(m.Name, "to become a node that is ready")
 	}
 	since := map[string]time.Time{}
-	left := len(spec.Machines)
+	left := len(wanted)
 	for ready := map[string]bool{}; ; {
 		s, err := u.running(ctx)
 		if err != nil {
 			return err
 		}
 		for _, m := range s.Machines {
+			if u.off[m.Name] {
+				continue
+			}
 			if m.State != supervisor.StateRunning {
 				w.say(m.Name, "%s", stateOf(m))
 			} else if since[m.Name] != m.Since {
@@ -139,7 +143,7 @@ func (u *up) awaitNodes(ctx context.Context, spec *supervisor.Spec) error {
 				following.Go(func() { w.follow(ctx, m.Name, bootstrapperOf(m)) })
 			}
 		}
-		if left -= u.countReady(ctx, k, w, spec, ready); left == 0 {
+		if left -= u.countReady(ctx, k, w, wanted, ready); left == 0 {
 			return nil
 		}
 		w.mu.Lock()
@@ -149,15 +153,15 @@ func (u *up) awaitNodes(ctx context.Context, spec *supervisor.Spec) error {
 			return refused
 		}
 		if err := pause(ctx, askEvery/2); err != nil {
-			return fmt.Errorf("%w: %s", err, w.lacking(spec, ready))
+			return fmt.Errorf("%w: %s", err, w.lacking(wanted, ready))
 		}
 	}
 }
 
 // countReady counts the nodes that were found ready this time.
-func (u *up) countReady(ctx context.Context, k *kube, w *watch, spec *supervisor.Spec, ready map[string]bool) (n int) {
+func (u *up) countReady(ctx context.Context, k *kube, w *watch, machines []supervisor.MachineSpec, ready map[string]bool) (n int) {
 	nodes, err := k.nodes(ctx)
-	for _, m := range spec.Machines {
+	for _, m := range machines {
 		w.mu.Lock()
 		member := w.members[m.Name]
 		w.mu.Unlock()
@@ -179,10 +183,10 @@ func (u *up) countReady(ctx context.Context, k *kube, w *watch, spec *supervisor
 }
 
 // lacking says what was last known of the machines that are not ready.
-func (w *watch) lacking(spec *supervisor.Spec, ready map[string]bool) (text string) {
+func (w *watch) lacking(machines []supervisor.MachineSpec, ready map[string]bool) (text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, m := range spec.Machines {
+	for _, m := range machines {
 		if !ready[m.Name] {
 			text += fmt.Sprintf("\n  %s: %s", m.Name, w.said[m.Name])
 		}

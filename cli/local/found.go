@@ -74,7 +74,9 @@ func (u *up) name(ctx context.Context, spec *supervisor.Spec, id string, documen
 // comeBack recovers a cluster of which no control plane is left. That the cluster is
 // there is no error.
 func (u *up) comeBack(ctx context.Context, s *supervisor.Status) error {
-	waiting, err := recovery.Waiting(u.report, s)
+	there := *s
+	there.Machines = slices.DeleteFunc(slices.Clone(s.Machines), func(m supervisor.MachineStatus) bool { return u.off[m.Name] })
+	waiting, err := recovery.Waiting(u.report, &there)
 	if err != nil {
 		return err
 	}
@@ -98,8 +100,8 @@ func (u *up) comeBack(ctx context.Context, s *supervisor.Status) error {
 // admit lists the machines that are to be control planes in the cluster's policy: this
 // role is not for whoever comes. They prove who they are first.
 func (u *up) admit(ctx context.Context, spec *supervisor.Spec) error {
-	for _, m := range spec.Machines {
-		if m.Role != provider.ControlPlane || m == spec.First() {
+	for _, m := range u.wanted(spec) {
+		if m.Role != provider.ControlPlane {
 			continue
 		}
 		if err := u.admitOne(ctx, spec, m); err != nil {

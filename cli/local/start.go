@@ -6,12 +6,53 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/constellation-os/constellation/cli/local/supervisor"
 	"github.com/constellation-os/constellation/cli/progress"
 	"github.com/constellation-os/constellation/services/provider"
 )
+
+// leaveOut finds out which machines are switched off. They are left out if there is
+// something to do without them: if machines are added to a cluster that has a control plane.
+func (u *up) leaveOut(ctx context.Context) error {
+	s, err := supervisor.NewClient(u.dir).Status(ctx)
+	if errors.Is(err, supervisor.ErrNotRunning) {
+		return nil // all will be started
+	}
+	if err != nil {
+		return err
+	}
+	off, controlled := map[string]bool{}, false
+	for _, m := range s.Machines {
+		switch m.State {
+		case supervisor.StateFailed, supervisor.StateStopped:
+			off[m.Name] = true
+		case supervisor.StateRunning:
+			controlled = controlled || m.Role == provider.ControlPlane
+		}
+	}
+	if !controlled {
+		return nil
+	}
+	u.off = off
+	for _, name := range slices.Sorted(maps.Keys(off)) {
+		u.report.Notef("%s is switched off, and is left out", name)
+	}
+	return nil
+}
+
+// wanted are the machines that are waited for.
+func (u *up) wanted(spec *supervisor.Spec) (out []supervisor.MachineSpec) {
+	for _, m := range spec.Machines {
+		if !u.off[m.Name] {
+			out = append(out, m)
+		}
+	}
+	return out
+}
 
 // startMachines starts the supervisor, or lets the one that runs know of new machines,
 // and waits until the first machine has booted, or if there is a cluster all of its
@@ -43,7 +84,7 @@ func (u *up) startMachines(ctx context.Context, cancel context.CancelCauseFunc, 
 		}
 		booted, needed := 0, 0
 		for _, m := range s.Machines {
-			if m.Name != spec.First().Name && (spec.Cluster == nil || m.Role != provider.ControlPlane) {
+			if u.off[m.Name] || m.Name != spec.First().Name && (spec.Cluster == nil || m.Role != provider.ControlPlane) {
 				continue
 			}
 			needed++
@@ -64,7 +105,7 @@ func (u *up) startMachines(ctx context.Context, cancel context.CancelCauseFunc, 
 	}
 }
 
-// running is how the machines are, if none of them is off.
+// running is how the machines are, if none of them is off but those that are left out.
 func (u *up) running(ctx context.Context) (*supervisor.Status, error) {
 	s, err := supervisor.NewClient(u.dir).Status(ctx)
 	switch {
@@ -74,6 +115,9 @@ func (u *up) running(ctx context.Context) (*supervisor.Status, error) {
 		return nil, firstOf(context.Cause(ctx), err)
 	}
 	for _, m := range s.Machines {
+		if u.off[m.Name] {
+			continue
+		}
 		switch m.State {
 		case supervisor.StateFailed:
 			return nil, fmt.Errorf("%s does not run: %s", m.Name, m.Reason)

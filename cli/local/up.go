@@ -125,7 +125,8 @@ type up struct {
 	report  *progress.Reporter
 	options Options
 
-	chosen []string // flags that say what the cluster is to be
+	chosen []string        // flags that say what the cluster is to be
+	off    map[string]bool // machines that are switched off, and left out
 }
 
 // result is the command's, as JSON.
@@ -218,6 +219,11 @@ func (u *up) build(ctx context.Context, fresh bool) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	if len(added) > 0 {
+		if err := u.leaveOut(ctx); err != nil {
+			return err
+		}
+	}
 	status, err := u.startMachines(ctx, cancel, spec)
 	if err != nil {
 		return err
