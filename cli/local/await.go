@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -75,22 +76,27 @@ func (w *watch) follow(ctx context.Context, name, address string) {
 	}
 }
 
-// trust is what the machines of the cluster are verified by.
-func (u *up) trust() (cluster.Trust, attestation.Verifier, error) {
-	c, err := cluster.ReadConfig(u.path(config.DefaultFile))
+// trustOf is what the machines of a folder's cluster are verified by.
+func trustOf(dir supervisor.Dir) (cluster.Trust, error) {
+	c, err := cluster.ReadConfig(filepath.Join(string(dir), config.DefaultFile))
 	if err != nil {
-		return cluster.Trust{}, nil, err
+		return cluster.Trust{}, err
 	}
-	ring, err := keys.Load(u.path(clikeys.DefaultFile))
+	ring, err := keys.Load(filepath.Join(string(dir), clikeys.DefaultFile))
 	if err != nil {
-		return cluster.Trust{}, nil, err
+		return cluster.Trust{}, err
 	}
 	defer ring.Wipe()
 	id, err := ring.ClusterID()
 	if err != nil {
-		return cluster.Trust{}, nil, err
+		return cluster.Trust{}, err
 	}
-	trust, err := cluster.LoadTrust(c, id[:])
+	return cluster.LoadTrust(c, id[:])
+}
+
+// trust is what the machines of the cluster are verified by.
+func (u *up) trust() (cluster.Trust, attestation.Verifier, error) {
+	trust, err := trustOf(u.dir)
 	if err != nil {
 		return trust, nil, err
 	}

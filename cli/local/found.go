@@ -126,9 +126,7 @@ func (u *up) admitOne(ctx context.Context, spec *supervisor.Spec, m supervisor.M
 		u.report.End(step, progress.Failed, "%v", err)
 		return err
 	}
-	trust.Inventory = append(trust.Inventory, slices.DeleteFunc(known.Inventory(), func(e policy.Entry) bool {
-		return slices.ContainsFunc(trust.Inventory, func(there policy.Entry) bool { return there.Name == e.Name })
-	})...)
+	trust = withListed(trust, known)
 	if trust, err = trust.With(claims, attestation.Grant{Name: m.Name, Role: policy.ControlPlane}); err != nil {
 		return err
 	}
@@ -136,18 +134,32 @@ func (u *up) admitOne(ctx context.Context, spec *supervisor.Spec, m supervisor.M
 	if err != nil {
 		return err
 	}
-	k, err := newKube(u.path(cluster.DefaultKubeconfig))
+	if err := usePolicy(ctx, u.dir, document); err != nil {
+		return err
+	}
+	u.report.End(step, progress.Done, "the cluster's policy lists it")
+	return u.name(ctx, spec, spec.Cluster.ID, document)
+}
+
+// withListed also trusts the machines that the cluster's policy lists.
+func withListed(trust cluster.Trust, known *policy.Document) cluster.Trust {
+	listed := slices.DeleteFunc(known.Inventory(), func(e policy.Entry) bool {
+		return slices.ContainsFunc(trust.Inventory, func(there policy.Entry) bool { return there.Name == e.Name })
+	})
+	trust.Inventory = append(slices.Clone(trust.Inventory), listed...)
+	return trust
+}
+
+// usePolicy makes the cluster go by another policy, and keeps it in the folder.
+func usePolicy(ctx context.Context, dir supervisor.Dir, document []byte) error {
+	k, err := newKube(filepath.Join(string(dir), cluster.DefaultKubeconfig))
 	if err != nil {
 		return err
 	}
 	if err := k.setPolicy(ctx, document); err != nil {
 		return err
 	}
-	if err := os.WriteFile(u.path(cluster.DefaultPolicy), document, 0o600); err != nil {
-		return err
-	}
-	u.report.End(step, progress.Done, "the cluster's policy lists it")
-	return u.name(ctx, spec, spec.Cluster.ID, document)
+	return os.WriteFile(filepath.Join(string(dir), cluster.DefaultPolicy), document, 0o600)
 }
 
 // identify verifies a machine once it has booted. Nothing is sent to it.

@@ -85,12 +85,12 @@ func (k *kube) forget(ctx context.Context, name string) error {
 	if err := k.remove(ctx, "", "nodes", name); err != nil {
 		return err
 	}
-	var all corev1.ConfigMapList
-	if err := k.client.Get().Namespace(bindings.Namespace).Resource("configmaps").Do(ctx).Into(&all); err != nil {
-		return fmt.Errorf("list what is bound to nodes: %w", err)
+	all, err := k.bound(ctx)
+	if err != nil {
+		return err
 	}
 	device := ""
-	for _, m := range all.Items {
+	for _, m := range all {
 		if m.Name == "name-"+name {
 			device = m.Data["device"]
 		}
@@ -99,7 +99,7 @@ func (k *kube) forget(ctx context.Context, name string) error {
 		return nil
 	}
 	var errs []error
-	for _, m := range all.Items {
+	for _, m := range all {
 		if m.Data["device"] == device {
 			errs = append(errs, k.remove(ctx, bindings.Namespace, "configmaps", m.Name))
 		}

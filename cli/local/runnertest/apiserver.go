@@ -20,6 +20,7 @@ import (
 
 // apiServer knows nodes, and in the namespace of bindings a ConfigMap for the name of
 // each and one for the machine. There is one for all control planes: what etcd would be.
+// The object of a control plane's machine goes if another one is there that lets it go.
 type apiServer struct {
 	mu       sync.Mutex
 	nodes    map[string]bool // ready
@@ -43,7 +44,7 @@ func (s *apiServer) grants(self provider.Self) bool {
 }
 
 // setNode adds a node, or says how one is.
-func (s *apiServer) setNode(name string, ready bool) {
+func (s *apiServer) setNode(name string, role provider.Role, ready bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.nodes == nil {
@@ -58,6 +59,20 @@ func (s *apiServer) setNode(name string, ready bool) {
 			ObjectMeta: metav1.ObjectMeta{Name: object, Namespace: bindings.Namespace}, Data: map[string]string{"device": "of " + name, "name": name},
 		}
 	}
+	s.bindings["node-"+name].Data["role"] = string(role)
+}
+
+// unbind deletes an object of a binding. s.mu is held.
+func (s *apiServer) unbind(name string) {
+	m := s.bindings[name]
+	if m.Data["role"] == string(provider.ControlPlane) && !slices.ContainsFunc(slices.Collect(maps.Values(s.bindings)), func(other corev1.ConfigMap) bool {
+		return other.Name != name && other.Data["role"] == m.Data["role"] && s.nodes[other.Data["name"]]
+	}) {
+		m.Annotations = map[string]string{bindings.WhyStill: "etcd: unhealthy cluster"}
+		s.bindings[name] = m
+		return
+	}
+	delete(s.bindings, name)
 }
 
 // ServeHTTP implements http.Handler.
@@ -87,7 +102,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		delete(s.nodes, name)
 		answer(w, success())
 	case "DELETE " + bindingsPath + "/" + name:
-		delete(s.bindings, name)
+		s.unbind(name)
 		answer(w, success())
 	case "GET " + policyPath:
 		answer(w, corev1.ConfigMap{

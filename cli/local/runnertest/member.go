@@ -43,8 +43,8 @@ func (m *member) begin(id keys.ClusterID) {
 	if _, requests := m.node.Calls(); len(requests) > 0 {
 		m.runner.server.setPolicy(requests[0].Policy)
 	}
-	m.runner.server.setNode(m.self.Name, true)
-	context.AfterFunc(m.machine.ctx, func() { m.runner.server.setNode(m.self.Name, false) })
+	m.runner.server.setNode(m.self.Name, m.self.Role, true)
+	context.AfterFunc(m.machine.ctx, func() { m.runner.server.setNode(m.self.Name, m.self.Role, false) })
 	if m.self.Role != provider.ControlPlane {
 		return
 	}
