@@ -41,6 +41,8 @@ const (
 type administrator struct {
 	home string // where it works
 	dir  string // the cluster's folder
+	// deadline of a command
+	deadline time.Duration
 }
 
 // bazel stands for tools/bazel.
@@ -57,7 +59,7 @@ func newAdministrator(t *testing.T) *administrator {
 			t.Fatal(err)
 		}
 	}
-	a := &administrator{home: t.TempDir()}
+	a := &administrator{home: t.TempDir(), deadline: upDeadline}
 	a.dir = filepath.Join(a.home, "constellation-local")
 	err := errors.Join(
 		os.Mkdir(filepath.Join(a.home, "bin"), 0o700), os.Mkdir(filepath.Join(a.home, "tools"), 0o700),
@@ -70,8 +72,11 @@ func newAdministrator(t *testing.T) *administrator {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			text, _ := os.ReadFile(filepath.Join(a.dir, "machines", "control-plane-1", "console.log"))
-			t.Logf("the console's end:\n%s", text[max(0, len(text)-8<<10):])
+			consoles, _ := filepath.Glob(filepath.Join(a.dir, "machines", "*", "console.log"))
+			for _, path := range consoles {
+				text, _ := os.ReadFile(path)
+				t.Logf("the end of %s:\n%s", path, text[max(0, len(text)-8<<10):])
+			}
 		}
 		a.run(t, "local", "down")
 	})
@@ -81,7 +86,7 @@ func newAdministrator(t *testing.T) *administrator {
 // run runs one command and returns its output and exit code.
 func (a *administrator) run(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), upDeadline)
+	ctx, cancel := context.WithTimeout(context.Background(), a.deadline)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Getenv(commandEnv), args...)
 	var out, errs bytes.Buffer
