@@ -241,9 +241,12 @@ func killSupervisor(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
+// isZombie says whether a process has ended, with all of its threads: the last of them lets
+// go of what it had locked.
 func isZombie(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err != nil || strings.Contains(string(text), ") Z ")
+	threads, threadsErr := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return err != nil || threadsErr != nil || strings.Contains(string(text), ") Z ") && len(threads) == 1
 }
 
 // busy takes a port until the script ends.
