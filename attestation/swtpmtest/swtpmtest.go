@@ -34,7 +34,13 @@ type Authority struct{ dir string }
 // NewAuthority makes one; its keys come with the first TPM.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
-	dir := t.TempDir()
+	return AuthorityAt(t, t.TempDir())
+}
+
+// AuthorityAt is the one whose keys are in a folder, such as that of a local cluster's
+// TPMs; it is made there if there is none.
+func AuthorityAt(t testing.TB, dir string) *Authority {
+	t.Helper()
 	for name, text := range map[string]string{
 		"setup.conf":      fmt.Sprintf("create_certs_tool=swtpm_localca\ncreate_certs_tool_config=%[1]s/localca.conf\ncreate_certs_tool_options=%[1]s/localca.options\n", dir),
 		"localca.conf":    fmt.Sprintf("statedir = %[1]s\nsigningkey = %[1]s/signkey.pem\nissuercert = %[1]s/issuercert.pem\ncertserial = %[1]s/certserial\n", dir),
@@ -66,7 +72,31 @@ func Start(t testing.TB, a *Authority) transport.TPM {
 	t.Helper()
 	state := t.TempDir()
 	manufacture(t, a, state)
-	conn, file := socketPair(t, filepath.Join(state, "socket"))
+	return startAt(t, state)
+}
+
+// Copy runs a TPM that has the state of another, as whoever can read that has it. Its
+// registers are as after a reboot.
+func Copy(t testing.TB, state string) transport.TPM {
+	t.Helper()
+	dir := t.TempDir()
+	data, err := os.ReadFile(filepath.Join(state, stateFile))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, stateFile), data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startAt(t, dir)
+}
+
+// stateFile is where swtpm keeps what a TPM 2.0 has of lasting state.
+const stateFile = "tpm2-00.permall"
+
+// startAt runs a TPM on the state in a folder.
+func startAt(t testing.TB, state string) transport.TPM {
+	t.Helper()
+	conn, file := socketPair(t)
 	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, "--fd", "3", "--flags", "not-need-init,startup-clear")
 	cmd.ExtraFiles = []*os.File{file}
 	var output bytes.Buffer
@@ -132,27 +162,19 @@ func manufacture(t testing.TB, a *Authority, state string) {
 }
 
 // socketPair makes a connection whose other end a process can inherit.
-func socketPair(t testing.TB, path string) (net.Conn, *os.File) {
+func socketPair(t testing.TB) (net.Conn, *os.File) {
 	t.Helper()
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
-	conn, err := net.Dial("unix", path)
+	own, other := os.NewFile(uintptr(fds[0]), "test"), os.NewFile(uintptr(fds[1]), "swtpm")
+	defer own.Close()
+	conn, err := net.FileConn(own)
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer, err := listener.AcceptUnix()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
-	file, err := peer.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return conn, file
+	return conn, other
 }
 
 // Boot extends a TPM's registers as a machine's boot according to p would, and returns

@@ -4,6 +4,7 @@ package supervisor_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/constellation-os/constellation/cli/local/runnertest"
 	"github.com/constellation-os/constellation/cli/local/supervisor"
+	"github.com/constellation-os/constellation/services/bootstrapper"
 	"github.com/constellation-os/constellation/services/provider"
 )
 
@@ -145,6 +147,35 @@ func TestCapture(t *testing.T) {
 	}
 	if err := s.client.Capture(t.Context(), &endless{}, func() { s.kill() }); err == nil || !strings.Contains(err.Error(), "the cluster ended") {
 		t.Errorf("a capture that was cut short: %v", err)
+	}
+}
+
+// TestDial: this computer reaches any port of a machine, and only of a machine.
+func TestDial(t *testing.T) {
+	s := run(t, newDir(t, 1), &runnertest.Runner{})
+	s.await(t, "control-plane-1", supervisor.StateRunning)
+	raw, err := s.client.Dial(t.Context(), "control-plane-1", bootstrapper.Port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	raw.SetDeadline(time.Now().Add(patience))
+	conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"constellation-atls/1"}})
+	if err := conn.Handshake(); err != nil {
+		t.Errorf("what is behind the port is not its bootstrapper: %v", err)
+	}
+	for _, tc := range []struct {
+		machine string
+		port    uint16
+		says    string
+	}{
+		{"control-plane-1", 9, "connection was refused"},
+		{"control-plane-1", 0, "want 1 to 65535"},
+		{"control-plane-2", bootstrapper.Port, "no machine of that name"},
+	} {
+		if _, err := s.client.Dial(t.Context(), tc.machine, tc.port); err == nil || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("port %d of %s: %v, want %q", tc.port, tc.machine, err, tc.says)
+		}
 	}
 }
 

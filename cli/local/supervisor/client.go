@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // ErrNotRunning says that no supervisor has the folder: nothing of the cluster runs.
@@ -138,6 +139,17 @@ func (c *Client) Wait(ctx context.Context) error {
 
 // Console connects to a machine's console, both ways.
 func (c *Client) Console(ctx context.Context, name string) (io.ReadWriteCloser, error) {
+	return c.upgrade(ctx, "/v1/machines/"+url.PathEscape(name)+"/console")
+}
+
+// Dial connects to a TCP port of a machine, over the cluster's network. The machine sees
+// its gateway.
+func (c *Client) Dial(ctx context.Context, name string, port uint16) (net.Conn, error) {
+	return c.upgrade(ctx, fmt.Sprintf("/v1/machines/%s/dial?port=%d", url.PathEscape(name), port))
+}
+
+// upgrade makes a connection be one to something else than the supervisor.
+func (c *Client) upgrade(ctx context.Context, path string) (*conversation, error) {
 	conn, err := c.dir.dial(ctx)
 	if err != nil {
 		if notThere(err) {
@@ -145,7 +157,8 @@ func (c *Client) Console(ctx context.Context, name string) (io.ReadWriteCloser, 
 		}
 		return nil, err
 	}
-	request, err := http.NewRequest(http.MethodPost, "http://supervisor/v1/machines/"+url.PathEscape(name)+"/console", nil)
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	request, err := http.NewRequest(http.MethodPost, "http://supervisor"+path, nil)
 	if err == nil {
 		err = request.Write(conn)
 	}

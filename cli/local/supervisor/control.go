@@ -111,6 +111,8 @@ func (s *Supervisor) control() http.Handler {
 		}
 		var err error
 		switch r.PathValue("action") {
+		case "dial":
+			err = s.carry(m, r.URL.Query().Get("port"), w)
 		case "start":
 			err = m.start(s.ctx)
 		case "stop":
