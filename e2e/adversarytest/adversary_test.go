@@ -30,6 +30,7 @@ func TestAdversary(t *testing.T) {
 		{"V17 a worker that was admitted", adversarytest.Worker},
 		{"V19 a false JoinService", adversarytest.FalseServices},
 		{"a clock that is a year ahead", adversarytest.ClockAhead},
+		{"a clock that is a year behind", adversarytest.ClockBehind},
 	} {
 		t.Run(attack.name, func(t *testing.T) { attack.run(t, s.Cluster) })
 	}

@@ -128,6 +128,20 @@ func ClockAhead(t *testing.T, c *Cluster) {
 	}
 }
 
+// ClockBehind: a machine whose clock is more than a year behind, by which there is no such
+// cluster yet. JoinService, which knows nothing of that, gives it a ticket, with which the
+// machine does nothing.
+func ClockBehind(t *testing.T, c *Cluster) {
+	mark := c.Audit.Mark()
+	err := c.seek(t, c.forward(t), func() time.Time { return time.Now().Add(-Year) })
+	const says = "its ticket cannot be used: the cluster's authority is valid from "
+	if err == nil || !strings.Contains(err.Error(), says) {
+		t.Errorf("the machine says %v, want %q", err, says)
+	}
+	c.Audit.Await(t, mark, Record{"msg": kindJoin, "verdict": "granted", "role": policy.Worker})
+	c.Audit.Never(t, mark, Record{"msg": kindGeneration})
+}
+
 // Year is as long as a policy by "constellation local" accepts an image, and a day.
 const Year = 366 * 24 * time.Hour
 
@@ -137,7 +151,7 @@ func (c *Cluster) seek(t testing.TB, l net.Listener, now func() time.Time) error
 	t.Helper()
 	at := netip.MustParseAddrPort(l.Addr().String())
 	asker := &join.Asker{
-		Provider: surroundings{c, at.Addr()}, Issuer: c.Machine(t, c.Image), Port: int(at.Port()),
+		Provider: surroundings{c, at.Addr()}, Issuer: c.Machine(t, c.Image), Port: int(at.Port()), Now: now,
 		Judge: func(d *policy.Document) (attestation.Verifier, error) {
 			return tpm.NewVerifier(d, tpm.VerifierOptions{Now: now})
 		},

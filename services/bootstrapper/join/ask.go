@@ -45,6 +45,15 @@ type Asker struct {
 	Judge func(*policy.Document) (attestation.Verifier, error)
 	// Port of the services; Port if zero.
 	Port int
+	// Now is this machine's clock; the system's if nil.
+	Now func() time.Time
+}
+
+func (a *Asker) now() time.Time {
+	if a.Now != nil {
+		return a.Now()
+	}
+	return time.Now()
 }
 
 // Disk is the state disk that a ticket is asked for.
@@ -105,6 +114,12 @@ func (a *Asker) askAt(ctx context.Context, t *target, address string, d Disk) (*
 		return nil, err
 	}
 	ticket, err := s.ask(ctx, t, d)
+	if err == nil {
+		if err = ticket.checkClock(a.now()); err != nil {
+			err = fmt.Errorf("%s: its ticket cannot be used: %w", s.host(), err)
+			ticket.Close()
+		}
+	}
 	if err != nil {
 		s.close()
 		return nil, err

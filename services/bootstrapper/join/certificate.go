@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // What kubelet is called as a client of the API server (Kubernetes' Node authorizer).
@@ -57,6 +58,21 @@ func (t *Ticket) checkCertificate() error {
 	}
 	if err := certificate.CheckSignatureFrom(authority); err != nil {
 		return fmt.Errorf("its certificate: %w", err)
+	}
+	return nil
+}
+
+// checkClock wants this machine to be able to believe the cluster's authority now. Whose
+// clock is so wrong that it does not would become a node that trusts no API server, once
+// its disk is formatted and all components are there.
+func (t *Ticket) checkClock(now time.Time) error {
+	authority, err := parsePEM(t.Parameters.GetAuthority())
+	if err != nil {
+		return fmt.Errorf("its authority: %w", err)
+	}
+	if now.Before(authority.NotBefore) || now.After(authority.NotAfter) {
+		return fmt.Errorf("the cluster's authority is valid from %s to %s, and by this machine's clock it is %s: one of them is wrong",
+			authority.NotBefore.UTC().Format(time.RFC3339), authority.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

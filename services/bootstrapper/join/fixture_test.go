@@ -72,6 +72,8 @@ type cluster struct {
 	ca       *x509.Certificate
 	server   *joinservice.Server
 	log      *bytes.Buffer
+	// observe, if set, is told of handshakes.
+	observe func(atls.Outcome)
 
 	mu      sync.Mutex
 	devices []*attestationtest.Device
@@ -138,7 +140,7 @@ func (noEvents) Record(joinservice.Event) {}
 // serve runs the service at an address of loopback, and returns how to stop it.
 func (c *cluster) serve(address netip.Addr, port uint16, device attestation.Issuer) (at netip.AddrPort, stop func()) {
 	c.t.Helper()
-	channel, err := atls.ServerMutual(device, []attestation.Verifier{c.policy}, atls.Options{QuotesPerSecond: 1e6, QuoteBurst: 1e6})
+	channel, err := atls.ServerMutual(device, []attestation.Verifier{c.policy}, atls.Options{QuotesPerSecond: 1e6, QuoteBurst: 1e6, Observe: c.observe})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func TestV19Evidence(t *testing.T) {
 	fresh := tpmtest.Prediction(image, 100)
 	locked := fresh.Initialized(c.id[:])
 	service, machine, again := device(t, locked), device(t, fresh), device(t, locked)
-	document := tpmPolicy(t, fresh, locked, map[string]*tpmtest.Machine{"control-plane-1": service, "worker-1": machine, "worker-2": again})
+	document := tpmPolicy(t, fresh, locked, time.Time{}, map[string]*tpmtest.Machine{"control-plane-1": service, "worker-1": machine, "worker-2": again})
 	judge := func(d *policy.Document) (attestation.Verifier, error) {
 		return tpm.NewVerifier(d, tpm.VerifierOptions{})
 	}
@@ -67,14 +67,14 @@ func device(t *testing.T, p *measurements.Prediction) *tpmtest.Machine {
 	return m
 }
 
-// tpmPolicy accepts an image, fresh and in a cluster, on these machines.
-func tpmPolicy(t *testing.T, fresh, locked *measurements.Prediction, machines map[string]*tpmtest.Machine) []byte {
+// tpmPolicy accepts an image until some time, fresh and in a cluster, on these machines.
+func tpmPolicy(t *testing.T, fresh, locked *measurements.Prediction, until time.Time, machines map[string]*tpmtest.Machine) []byte {
 	t.Helper()
-	set, err := accepted.FromPrediction(fresh, image, time.Time{})
+	set, err := accepted.FromPrediction(fresh, image, until)
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := accepted.FromPrediction(locked, image, time.Time{})
+	in, err := accepted.FromPrediction(locked, image, until)
 	if err != nil {
 		t.Fatal(err)
 	}
