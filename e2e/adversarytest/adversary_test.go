@@ -5,6 +5,8 @@
 package adversarytest_test
 
 import (
+	"context"
+	"errors"
 	"testing"
 
 	"github.com/constellation-os/constellation/e2e/adversarytest"
@@ -34,4 +36,8 @@ func TestAdversary(t *testing.T) {
 	} {
 		t.Run(attack.name, func(t *testing.T) { attack.run(t, s.Cluster) })
 	}
+	t.Run("a control plane that is cut off from its API server", func(t *testing.T) {
+		s.objects.Fault = func(context.Context, string, string) error { return errors.New("cut off") }
+		adversarytest.APIServerAway(t, s.Cluster)
+	})
 }

@@ -12,9 +12,8 @@ import (
 	"time"
 )
 
-// patience is how long a verdict may take to show in the log: on a machine that is
-// emulated, by way of its API server.
-const patience = 90 * time.Second
+// patience is how long a verdict may take to show in a log that says nothing else of it.
+const patience = 20 * time.Second
 
 // Record is a line of an audit log.
 type Record map[string]any
@@ -35,6 +34,9 @@ func (r Record) has(want Record) bool {
 // Log is a service's audit log, as far as it was written to this. What is written twice,
 // for whoever reads it had to begin anew, is there once.
 type Log struct {
+	// Patience is how long what is awaited may take to show; 20 seconds if zero.
+	Patience time.Duration
+
 	mu      sync.Mutex
 	rest    []byte
 	seen    map[string]bool
@@ -103,11 +105,15 @@ func (l *Log) Find(mark int, want Record) (Record, bool) {
 // Await waits for a record behind a mark.
 func (l *Log) Await(t testing.TB, mark int, want Record) Record {
 	t.Helper()
+	limit := l.Patience
+	if limit == 0 {
+		limit = patience
+	}
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		if r, ok := l.Find(mark, want); ok {
 			return r
 		}
-		if t.Context().Err() != nil || time.Since(began) > patience {
+		if t.Context().Err() != nil || time.Since(began) > limit {
 			t.Fatalf("the audit log has no %v, but:\n%s", want, l.show(mark))
 		}
 	}

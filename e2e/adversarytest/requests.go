@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/constellation-os/constellation/attestation/tpm"
 	"github.com/constellation-os/constellation/disk"
 	api "github.com/constellation-os/constellation/services/api/joinservice"
@@ -119,6 +122,24 @@ func Worker(t *testing.T, c *Cluster) {
 		rejoining("the key of the control plane's disk", "disk", c.ControlPlane.Disk),
 		advancing("a step of its disk without a ticket", "ticket", c.Worker.Disk),
 	})
+}
+
+// APIServerAway: an honest machine asks a control plane that is cut off from its API
+// server. It is told to come again, and not why: that is in the audit log.
+func APIServerAway(t *testing.T, c *Cluster) {
+	i, mark := c.Machine(t, c.Image), c.Audit.Mark()
+	s := c.connect(t, i, c.Dial)
+	defer s.conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), requestTime)
+	defer cancel()
+	_, err := s.client.IssueJoinTicket(ctx, newcomer())
+	got := refusalOf(err)
+	const says = "api-server: the cluster's API server cannot be used: JoinService's log says why"
+	if st := status.Convert(err); got.GetReason() != "api-server" || st.Code() != codes.Unavailable || st.Message() != says {
+		t.Errorf("the machine is told %v, reason %q, want %q", err, got.GetReason(), says)
+	}
+	c.Audit.Await(t, mark, Record{"msg": kindJoin, "verdict": "refused", "reason": "api-server", "device": device(t, i)})
+	c.Audit.Never(t, mark, Record{"verdict": "granted"})
 }
 
 func certificateRequest(t testing.TB, organization, name string) []byte {

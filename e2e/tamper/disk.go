@@ -33,7 +33,7 @@ type Disk struct {
 
 // CopyDisk copies an image, leaving holes where there are any.
 func CopyDisk(from, to string) (*Disk, error) {
-	if err := copySparse(from, to); err != nil {
+	if err := CopySparse(from, to); err != nil {
 		return nil, fmt.Errorf("copy the disk: %w", err)
 	}
 	f, err := os.OpenFile(to, os.O_RDWR, 0)
@@ -56,7 +56,8 @@ func CopyDisk(from, to string) (*Disk, error) {
 // Close closes the copy.
 func (d *Disk) Close() error { return d.file.Close() }
 
-func copySparse(from, to string) error {
+// CopySparse copies a file, leaving holes where there are any.
+func CopySparse(from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
 		return err

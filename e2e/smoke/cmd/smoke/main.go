@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -21,7 +23,9 @@ const usage = `smoke serve PORT ROOT       answer GET /name with the host's name
 smoke get URL               print what is there
 smoke write FILE TEXT       write a file
 smoke find FOLDER TEXT      print how many files below FOLDER contain TEXT
-smoke named FOLDER NAME...  print the files below FOLDER that are called so`
+smoke named FOLDER NAME...  print the files below FOLDER that are called so
+smoke carry PORT HOST:PORT  pass on what comes to a port
+smoke hide FILE SECONDS     give a file a name that begins with a dot, for so long`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -34,7 +38,7 @@ func run(args []string) error {
 	commands := map[string]struct {
 		least int // arguments
 		run   func(args []string) error
-	}{"serve": {2, serve}, "get": {1, get}, "write": {2, write}, "find": {2, find}, "named": {2, named}}
+	}{"serve": {2, serve}, "get": {1, get}, "write": {2, write}, "find": {2, find}, "named": {2, named}, "carry": {2, carry}, "hide": {2, hide}}
 	if len(args) == 0 || commands[args[0]].run == nil || len(args)-1 < commands[args[0]].least {
 		return errors.New("usage:\n" + usage)
 	}
@@ -65,6 +69,49 @@ func write(args []string) error {
 	}
 	_, err = io.WriteString(f, args[1])
 	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// carry passes connections on, both ways.
+func carry(args []string) error {
+	l, err := net.Listen("tcp", ":"+args[0])
+	if err != nil {
+		return err
+	}
+	fmt.Printf("smoke carries to %s\n", args[1])
+	for {
+		here, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer here.Close()
+			there, err := net.DialTimeout("tcp", args[1], requestTime)
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			go func() {
+				io.Copy(there, here)
+				there.Close()
+			}()
+			io.Copy(here, there)
+		}()
+	}
+}
+
+// hide takes a file away from whoever looks for it, for some time.
+func hide(args []string) error {
+	seconds, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	hidden := filepath.Join(filepath.Dir(args[0]), "."+filepath.Base(args[0]))
+	if err := os.Rename(args[0], hidden); err != nil {
+		return err
+	}
+	fmt.Printf("smoke hides %s\n", args[0])
+	time.Sleep(time.Duration(seconds) * time.Second)
+	return os.Rename(hidden, args[0])
 }
 
 // maxFile bounds what is printed, in bytes.
