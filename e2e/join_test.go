@@ -16,13 +16,6 @@ import (
 	"github.com/constellation-os/constellation/cli/cluster"
 )
 
-// The machines of this test, and where the worker is.
-const (
-	controlPlane  = "control-plane-1"
-	worker        = "worker-1"
-	workerAddress = "10.77.0.50"
-)
-
 const recoverPageEnv = "CONSTELLATION_RECOVER_PAGE"
 
 // TestJoin: a worker joins, comes back by itself after a reboot, and after a power cut of
@@ -105,16 +98,6 @@ func outage(t *testing.T, a *administrator, w *workload) {
 	if got := last.Result.Nodes; !slices.EqualFunc(got, want, func(a, b cluster.RecoveredNode) bool { return a.Name == b.Name && a.Outcome == b.Outcome }) {
 		t.Errorf("asked for once more, it became of them %+v", got)
 	}
-}
-
-// must runs a command that succeeds.
-func (a *administrator) must(t *testing.T, args ...string) (stdout, stderr string) {
-	t.Helper()
-	stdout, stderr, code := a.run(t, args...)
-	if code != 0 {
-		t.Fatalf("%v ended with %d\n%s\n%s", args, code, stdout, stderr)
-	}
-	return stdout, stderr
 }
 
 // pageBlocks are the blocks of commands in a section of a page.

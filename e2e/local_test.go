@@ -100,6 +100,16 @@ func (a *administrator) run(t *testing.T, args ...string) (stdout, stderr string
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
+// must runs a command that succeeds.
+func (a *administrator) must(t *testing.T, args ...string) (stdout, stderr string) {
+	t.Helper()
+	stdout, stderr, code := a.run(t, args...)
+	if code != 0 {
+		t.Fatalf("%v ended with %d\n%s\n%s", args, code, stdout, stderr)
+	}
+	return stdout, stderr
+}
+
 // TestGettingStarted does what docs/getting-started.md says, command by command as it is
 // printed there: a cluster from nothing, looked at, and removed without a trace. Before
 // the end it is asked for again, and has its power cut.

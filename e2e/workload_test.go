@@ -21,6 +21,13 @@ import (
 	"github.com/constellation-os/constellation/kubernetes/bundle"
 )
 
+// The machines of a cluster with a worker, and where the worker is.
+const (
+	controlPlane  = "control-plane-1"
+	worker        = "worker-1"
+	workerAddress = "10.77.0.50"
+)
+
 // keeperObjects is a pod on each node that serves what is on the node's disk.
 //
 //go:embed smoke/keeper.yaml
