@@ -136,3 +136,70 @@ func moduleRoot(t *testing.T) string {
 	}
 	return dir
 }
+
+// TestV15VerifiersAskNobody: what judges evidence has no way to a network, so that no
+// service for certificates can hold it up, be down for it, or lie to it. (V15)
+func TestV15VerifiersAskNobody(t *testing.T) {
+	imports, _ := readModule(t)
+	judges := map[string]bool{}
+	for _, name := range []string{"attestation/tpm", "attestation/policy", "measurements/policy"} {
+		closure(imports, module+"/"+name, judges)
+	}
+	if len(judges) < 8 {
+		t.Fatalf("only %d packages are looked at", len(judges))
+	}
+	for judge := range judges {
+		for _, path := range outside(t, strings.TrimPrefix(judge, module+"/")) {
+			if talks(path) {
+				t.Errorf("%s imports %s", judge, path)
+			}
+		}
+	}
+	// The same search finds a package that asks.
+	if !slices.ContainsFunc(outside(t, "services/joinservice"), talks) {
+		t.Error("the search is blind")
+	}
+}
+
+// talks says whether a package is one that reaches a network, or a program that could.
+func talks(path string) bool {
+	if path == "net/netip" || path == "net/url" || path == "net/mail" {
+		return false
+	}
+	return path == "net" || path == "os/exec" || strings.HasPrefix(path, "net/") || strings.HasPrefix(path, "google.golang.org/grpc") || path == "crypto/tls"
+}
+
+// closure adds a package and all that it imports of the module.
+func closure(imports map[string][]string, from string, seen map[string]bool) {
+	if seen[from] {
+		return
+	}
+	seen[from] = true
+	for _, to := range imports[from] {
+		closure(imports, to, seen)
+	}
+}
+
+// outside is what a package's non-test files import from elsewhere.
+func outside(t *testing.T, dir string) (paths []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(moduleRoot(t), filepath.FromSlash(dir), "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s has no files: %v", dir, err)
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range file.Imports {
+			if to, err := strconv.Unquote(spec.Path.Value); err == nil && !strings.HasPrefix(to, module+"/") {
+				paths = append(paths, to)
+			}
+		}
+	}
+	return paths
+}
