@@ -118,7 +118,7 @@ func (f *founder) refusals(t *testing.T) {
 		says    string
 	}{
 		{"wrong init secret", change(func(r *api.InitRequest) { r.InitSecret = bytes.Repeat([]byte{1}, 32) }), api.Problem_REASON_OWNER, "not the owner's"},
-		{"unknown version of Kubernetes", set(func(s *componentset.Set) { s.Kubernetes = "1.99.0" }), api.Problem_REASON_REQUEST, "1.99"},
+		{"unknown version of Kubernetes", set(func(s *componentset.Set) { s.Kubernetes = "v1.99.0" }), api.Problem_REASON_REQUEST, "1.99"},
 		{"a component is missing", set(func(s *componentset.Set) {
 			kept := s.Components[:0:0]
 			for _, c := range s.Components {
@@ -270,10 +270,15 @@ func (f *founder) powerCuts(t *testing.T) {
 	for step := api.Step_STEP_LOCK; step <= api.Step_STEP_NODE; step++ {
 		if !t.Run("power cut at "+steps.Name(step), func(t *testing.T) {
 			m, cut := f.boot(t), false
-			_, err := f.initWatched(t, false, func(p *api.Progress) {
+			conn := f.connect(t, f.expected(t, false))
+			defer conn.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), initDeadline)
+			defer cancel()
+			_, err := f.send(ctx, t, conn, f.request, func(p *api.Progress) {
 				if p.Step == step && p.State == api.Progress_STATE_STARTED {
 					cut = true
 					m.Stop()
+					cancel() // nobody is there who would end the connection
 				}
 			})
 			if err == nil || !cut {

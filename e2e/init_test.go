@@ -158,7 +158,11 @@ func (f *founder) config(t *testing.T) machine.Config {
 // init verifies the machine, which is nobody's or this cluster's, and sends the Init.
 func (f *founder) init(t *testing.T, owned bool) (*api.Result, error) {
 	t.Helper()
-	return f.initWatched(t, owned, func(*api.Progress) {})
+	ctx, cancel := context.WithTimeout(t.Context(), initDeadline)
+	defer cancel()
+	conn := f.connect(t, f.expected(t, owned))
+	defer conn.Close()
+	return f.send(ctx, t, conn, f.request, func(*api.Progress) {})
 }
 
 // expected is what the machine must have measured: nobody's, or this cluster's.
@@ -180,16 +184,6 @@ func (f *founder) expected(t *testing.T, owned bool) *measurements.Prediction {
 		t.Fatal(err)
 	}
 	return f.prediction.Initialized(id[:])
-}
-
-// initWatched is init, and tells of progress.
-func (f *founder) initWatched(t *testing.T, owned bool, watch func(*api.Progress)) (*api.Result, error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), initDeadline)
-	defer cancel()
-	conn := f.connect(t, f.expected(t, owned))
-	defer conn.Close()
-	return f.send(ctx, t, conn, f.request, watch)
 }
 
 // send sends an Init and reads what comes.

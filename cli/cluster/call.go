@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/constellation-os/constellation/measurements/printable"
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
@@ -100,12 +101,14 @@ func (n *Node) follow(ctx context.Context, call string, begin func(context.Conte
 		o.Silence = 2 * time.Minute
 	}
 	lastSign := time.Now()
+	var last *api.Progress
 	for {
 		result, err := n.followOnce(ctx, call, begin, o.Silence, func(p *api.Progress) {
 			lastSign = time.Now()
-			if o.Progress != nil {
+			if o.Progress != nil && !proto.Equal(p, last) { // a node that is still at the same says so again
 				o.Progress(p)
 			}
+			last = p
 		})
 		var cut *errCut
 		switch {
@@ -133,10 +136,12 @@ func (n *Node) follow(ctx context.Context, call string, begin func(context.Conte
 	}
 }
 
+var errSilent = errors.New("the node has said nothing")
+
 func (n *Node) followOnce(ctx context.Context, call string, begin func(context.Context) (progressStream, error), silence time.Duration, progress func(*api.Progress)) (*api.Result, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	silent := time.AfterFunc(silence, cancel)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer silent.Stop()
 	stream, err := begin(ctx)
 	if err != nil {
@@ -146,6 +151,9 @@ func (n *Node) followOnce(ctx context.Context, call string, begin func(context.C
 		response, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil, &errCut{err: errors.New("the node ended the call without a result")}
+		}
+		if context.Cause(ctx) == errSilent {
+			return nil, &errCut{err: fmt.Errorf("%w for %v", errSilent, silence)}
 		}
 		if err != nil {
 			return nil, callError(call, err)

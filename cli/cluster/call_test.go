@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -162,11 +163,11 @@ func TestASilentNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cut := 0
+	var cuts []string
 	_, err = node.Init(ctx, &api.InitRequest{InitSecret: secret, Keys: &api.InitRequest_MasterSecret{MasterSecret: master}},
-		cluster.CallOptions{Silence: 200 * time.Millisecond, Cut: func(error) { cut++ }})
-	if err != nil || cut != 1 {
-		t.Errorf("cut %d times, %v", cut, err)
+		cluster.CallOptions{Silence: 200 * time.Millisecond, Cut: func(err error) { cuts = append(cuts, err.Error()) }})
+	if want := []string{"the node has said nothing for 200ms"}; err != nil || !slices.Equal(cuts, want) {
+		t.Errorf("cut for %q, want %q; %v", cuts, want, err)
 	}
 }
 

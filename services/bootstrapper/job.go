@@ -6,6 +6,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	api "github.com/constellation-os/constellation/services/api/bootstrapper"
 )
@@ -13,6 +14,7 @@ import (
 // job is a task at work. It goes on whoever watches.
 type job struct {
 	name, cluster, key string
+	reminder           time.Duration
 
 	mu      sync.Mutex
 	events  []*api.Progress
@@ -23,7 +25,7 @@ type job struct {
 }
 
 func newJob(name, cluster, key string) *job {
-	return &job{name: name, cluster: cluster, key: key, changed: make(chan struct{})}
+	return &job{name: name, cluster: cluster, key: key, reminder: reminder, changed: make(chan struct{})}
 }
 
 // maxEvents bounds what is remembered for those who come later.
@@ -65,11 +67,24 @@ func (j *job) running() bool {
 	return !j.ended
 }
 
+// reminder is how often the last event is sent again while nothing happens. Whoever
+// hears nothing for minutes takes the connection for broken (cli/cluster).
+const reminder = 30 * time.Second
+
 // watch sends all events, and the result, until the job or ctx ends.
 func (j *job) watch(ctx context.Context, send func(*api.InitResponse) error) error {
 	var c cursor
+	again := time.NewTicker(j.reminder)
+	defer again.Stop()
+	reminded := false
 	for {
 		events, changed, ended := j.next(&c)
+		if reminded && len(events) == 0 && c.last != nil && !ended {
+			events = []*api.Progress{c.last}
+		}
+		if reminded = false; len(events) > 0 {
+			again.Reset(j.reminder)
+		}
 		for _, e := range events {
 			if err := send(&api.InitResponse{Message: &api.InitResponse_Progress{Progress: e}}); err != nil {
 				return err
@@ -86,6 +101,8 @@ func (j *job) watch(ctx context.Context, send func(*api.InitResponse) error) err
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-changed:
+		case <-again.C:
+			reminded = true
 		}
 	}
 }
