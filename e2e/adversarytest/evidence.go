@@ -146,7 +146,8 @@ func Relay(machine, service net.Conn) {
 	back := tls.Client(service, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}, MinVersion: tls.VersionTLS13})
 	var both sync.WaitGroup
 	pass := func(to, from *tls.Conn) {
-		if _, err := io.Copy(to, from); err == nil {
+		_, err := io.Copy(to, from)
+		if err == nil {
 			err = to.CloseWrite() // so that the last word arrives
 		}
 		if err != nil {
